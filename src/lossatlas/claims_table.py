@@ -1,0 +1,146 @@
+"""The claims table for people: Markdown, a sortable HTML page, and the part of the README that shows it."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from types import MappingProxyType
+
+from lossatlas.claims import Ledger
+from lossatlas.errors import LossAtlasError
+from lossatlas.verdicts import JUDGED, Verdict
+
+ALPHA = 0.05  # the largest one-sided error any claim's interval allows: 90 % intervals
+HEADINGS = ("claim", "statement", "source", "published", "measured", "n", "verdict")
+START, END = "<!-- claims:start -->", "<!-- claims:end -->"
+
+Row = Mapping[str, str]
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many rows were judged, with which outcome, and how many false alarms to expect among them."""
+    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in Verdict}
+    judged = sum(counts[verdict] for verdict in JUDGED)
+    words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    return (
+        f"{len(rows)} claims: {words or 'none'}. Judged: {judged}. If every true value lay on the margin of its rule, "
+        f"chance alone would make up to {ALPHA * judged:.1f} of these wrongly `not reproduced`, and as many wrongly "
+        "`reproduced`."
+    )
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """The summary and one table of all rows."""
+    lines = [summary(rows), "", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
+    for row in rows:
+        cells = (f"`{row['id']}`", row["statement"], _source(row), row["published"], _measured(row), row["n"])
+        lines.append(_line([*(cell.replace("|", "\\|") for cell in cells), f"**{row['verdict']}**"]))
+    return "\n".join(lines) + "\n"
+
+
+def to_html(rows: Sequence[Row], ledger: Ledger, figures: Mapping[str, bytes] = MappingProxyType({})) -> str:
+    """One self-contained page: PNG figures by name, the table, sorted by a click on a heading, and the citations.
+
+    Under each statement stand the exact aggregate, the tolerance's reason, and why a row is not comparable.
+    """
+    claims = {claim.id: claim for claim in ledger.claims}
+    body = []
+    for row in rows:
+        claim = claims[row["id"]]
+        notes = [claim.aggregate, f"Tolerance {row['tolerance']}: {claim.tolerance_reason}"]
+        if row["verdict"] == Verdict.NOT_COMPARABLE:
+            notes.append(f"Not comparable: {claim.not_comparable}")
+        statement = escape(row["statement"]) + "".join(f"<p>{escape(note)}</p>" for note in notes)
+        cells = (
+            f"<td><code>{escape(row['id'])}</code>",
+            f"<td>{statement}",
+            f'<td><a href="#{escape(row["source"])}">{escape(_source(row))}</a>',
+            f'<td data-key="{row["published"]}">{row["published"]}',
+            f'<td data-key="{row["measured"]}">{escape(_measured(row))}',
+            f'<td data-key="{row["n"]}">{row["n"]}',
+            f"<td><b>{escape(row['verdict'])}</b>",
+        )
+        body.append(f'<tr class="{row["verdict"].replace(" ", "-")}">{"".join(f"{cell}</td>" for cell in cells)}</tr>')
+    headings = "".join(f'<th><button type="button">{heading}</button></th>' for heading in HEADINGS)
+    citations = "".join(
+        f'<li id="{escape(s.key)}">{escape(s.authors)}{f" ({s.year})" if s.year else ""}. {escape(s.title)}. '
+        f"{escape(s.venue)}. {_link(s.url)}{f' Code: {_link(s.code)}' if s.code else ''}</li>"
+        for s in ledger.sources.values()
+    )
+    images = "".join(
+        f'<h2>{escape(name)}</h2><img alt="{escape(name)}" src="data:image/png;base64,{b64encode(png).decode()}">'
+        for name, png in figures.items()
+    )
+    return PAGE.format(
+        summary=escape(summary(rows)),
+        images=images,
+        headings=headings,
+        body="\n".join(body),
+        citations=citations,
+        script=SORT,
+    )
+
+
+def with_table(readme: str, table: str) -> str:
+    """`readme` with `table` between its two markers. Raises `LossAtlasError` unless each stands there once."""
+    before, found, rest = readme.partition(START)
+    _, closed, after = rest.partition(END)
+    if not (found and closed) or START in rest or END in before + after:
+        raise LossAtlasError(f"the README must hold {START} and then {END}, once each, to take the claims table")
+    return f"{before}{START}\n{table.strip()}\n{END}{after}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _source(row: Row) -> str:
+    return ", ".join(part for part in (row["source"], row["place"]) if part)
+
+
+def _measured(row: Row) -> str:
+    limits = f" [{row['low']}, {row['high']}]" if row["low"] or row["high"] else ""
+    return f"{row['measured']}{limits} {row['unit']}" if row["measured"] else ""
+
+
+def _link(url: str) -> str:
+    return f'<a href="{escape(url)}">{escape(url)}</a>' if url.startswith("https://") else escape(url)
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Loss Atlas</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em; }}
+table {{ border-collapse: collapse; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .4em .6em; text-align: left; vertical-align: top; }}
+th button {{ all: unset; cursor: pointer; font-weight: bold; }}
+img {{ max-width: 100%; }}
+td p {{ color: #555; font-size: 85%; margin: .3em 0 0; }}
+tr.reproduced td:last-child {{ background: #d6e9f8; }}
+tr.not-reproduced td:last-child {{ background: #fbdcc4; }}
+</style></head><body>
+<h1>Claims</h1>
+<p>{summary}</p>
+<table><thead><tr>{headings}</tr></thead><tbody>
+{body}
+</tbody></table>
+<h2>Sources</h2>
+<ul>{citations}</ul>
+{images}
+<script>{script}</script>
+</body></html>
+"""
+
+SORT = """
+document.querySelectorAll("th button").forEach((button, column) => {
+  let direction = 1;
+  const key = row => row.cells[column].dataset.key ?? row.cells[column].textContent;
+  const compare = (a, b) =>
+    a === "" || b === "" ? (a === "") - (b === "")  // missing values stay last
+    : direction * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
+  button.addEventListener("click", () => {
+    const body = document.querySelector("tbody");
+    body.append(...[...body.rows].sort((a, b) => compare(key(a), key(b))));
+    direction = -direction;
+  });
+});
+"""

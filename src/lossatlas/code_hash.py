@@ -1,0 +1,109 @@
+"""The hash of the code a result comes from: code changes it, a comment, docstring or layout does not.
+
+Snakemake sees a rule's own text and script only; a rule that passes `params: code=code("lossatlas.training")`
+runs again when anything that module imports inside the package changes. Sources are read, never imported.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lossatlas.errors import LossAtlasError
+
+
+def code(*modules: str) -> str:
+    """16 hexadecimal digits over the named modules and all they import inside their packages.
+
+    Equal on every Python from 3.11 and in whatever order the modules are named.
+    """
+    digest = hashlib.sha256()
+    for name in covered(*modules):
+        tree, _ = _parse(_source(name).read_text(encoding="utf-8"))
+        digest.update(f"{name}:{tree}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def covered(*modules: str) -> list[str]:
+    """The sorted names of the modules that `code(*modules)` reads.
+
+    Import statements are followed wherever they stand, also in functions; `importlib.import_module` is not.
+    Raises `LossAtlasError` for a module that does not exist.
+    """
+    for name in modules:
+        if _source(name) is None:
+            raise LossAtlasError(f"code hash: there is no module {name}; correct the name in the rule's params")
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or _source(name) is None:
+            continue
+        found.add(name)
+        package, _, _ = name.rpartition(".")
+        waiting += [package, *_imports(name)] if package else _imports(name)
+    return sorted(found)
+
+
+def canonical(node: Any) -> Any:
+    """A syntax tree without positions, docstrings and empty fields: equal on Python 3.11, 3.12 and 3.13."""
+    if isinstance(node, ast.JoinedStr):
+        # 3.12 adds an empty text to nested format specifications
+        return "JoinedStr", [canonical(part) for part in node.values if getattr(part, "value", None) != ""]
+    if isinstance(node, ast.AST):
+        fields = ((name, _without_docstring(node, name, value)) for name, value in ast.iter_fields(node))
+        return type(node).__name__, [
+            (name, canonical(value)) for name, value in fields if value is not None and value != []
+        ]
+    return [canonical(item) for item in node] if isinstance(node, list) else repr(node)
+
+
+def _without_docstring(node: ast.AST, field: str, value: Any) -> Any:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    if field == "body" and isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        return value[1:]
+    return value
+
+
+@lru_cache
+def _parse(text: str) -> tuple[str, list[tuple[int, str, list[str]]]]:
+    """The canonical tree of a source, and its imports as (level, module, names)."""
+    tree = ast.parse(text)
+    imports = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, []) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports.append((node.level, node.module or "", [alias.name for alias in node.names]))
+    return repr(canonical(tree)), imports
+
+
+def _imports(name: str) -> Iterator[str]:
+    """Names inside the package that the module `name` imports; some may be attributes, not modules."""
+    source = _source(name)
+    package = name if source.name == "__init__.py" else name.rpartition(".")[0]
+    root = name.partition(".")[0]
+    for level, module, names in _parse(source.read_text(encoding="utf-8"))[1]:
+        if level:
+            base = package.split(".")[: len(package.split(".")) - level + 1]
+            module = ".".join([*base, module]) if module else ".".join(base)
+        if module.partition(".")[0] == root:
+            yield module
+            yield from (f"{module}.{attribute}" for attribute in names)
+
+
+def _source(name: str) -> Path | None:
+    """The file of a module; found from its top package, since finding a submodule imports its parents."""
+    top, *rest = name.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    if not rest:
+        return path if path.suffix == ".py" else None
+    base = path.parent.joinpath(*rest)
+    candidates = (base / "__init__.py", base.with_name(f"{base.name}.py"))
+    return next((file for file in candidates if file.is_file()), None)

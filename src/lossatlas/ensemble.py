@@ -1,0 +1,286 @@
+"""Ensembles: k networks of one architecture are one tensor (k, P), evaluated together.
+
+`Layout` maps a module's trainable parameters to a vector and back; buffers are never coordinates. `forward` runs
+all members at once: activations carry a leading member axis, which has length 1 as long as every member still sees
+the same input, so the first layer of a shared minibatch is one matrix product for the whole ensemble.
+
+Supported leaf layers are batched by their own rule (`layer_rule.register` adds one); a module that has no rule is
+called member by member, so any `nn.Module` works.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+CACHE_BYTES = 2 * 2**20  # activations of one chunk; beyond a core's L2 cache a larger batch is slower
+DEVICE_BYTES = 2 * 2**30  # the same on an accelerator, where a chunk should be as large as memory allows
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each trainable parameter of a module lies in its vector."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Layout":
+        named = [(name, tuple(p.shape)) for name, p in module.named_parameters() if p.requires_grad]
+        return cls(tuple(name for name, _ in named), tuple(shape for _, shape in named))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(torch.Size(shape).numel() for shape in self.shapes)
+
+    @property
+    def dim(self) -> int:
+        return sum(self.sizes)
+
+    def flatten(self, module: nn.Module) -> Tensor:
+        """The module's trainable parameters as one detached vector (P,)."""
+        named = dict(module.named_parameters())
+        return torch.cat([named[name].detach().reshape(-1) for name in self.names])
+
+    def split(self, theta: Tensor) -> dict[str, Tensor]:
+        """theta (..., P) -> {name: (..., *shape)}, views of theta."""
+        parts = theta.split(self.sizes, dim=-1)
+        return {
+            name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
+            for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
+        }
+
+    def write(self, theta: Tensor, module: nn.Module) -> nn.Module:
+        """A copy of `module` that holds the parameters theta (P,); the caller's module is left alone."""
+        result = copy.deepcopy(module)
+        named = dict(result.named_parameters())
+        with torch.no_grad():
+            for name, value in self.split(theta).items():
+                named[name].copy_(value)
+        return result
+
+
+def stack(modules: Sequence[nn.Module]) -> Tensor:
+    """The parameters of modules of one architecture as an ensemble (k, P)."""
+    layout = Layout.of(modules[0])
+    return torch.stack([layout.flatten(module) for module in modules])
+
+
+# --- normalisation: statistics are never coordinates, they are recomputed at each point -----------------------------
+
+
+class Statistics(NamedTuple):
+    """What a normalisation layer divides by: mean and biased variance, each (k, C), over `count` positions."""
+
+    mean: Tensor
+    var: Tensor
+    count: int
+
+
+class Norm(nn.Module):
+    """BatchNorm without running statistics: it uses those it is given, else the ones of its own input."""
+
+    def __init__(self, features: int, eps: float = 1e-5, affine: bool = True):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(features)) if affine else None
+        self.given: Statistics | None = None
+        self.recorded: Statistics | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One member, x (n, C, ...); used inside modules that are called member by member."""
+        weight = None if self.weight is None else self.weight[None]
+        bias = None if self.bias is None else self.bias[None]
+        self.recorded = self.given or statistics(x[None])
+        return normalise(x[None], weight, bias, self.given, self.eps)[0]
+
+
+def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, given: Statistics | None, eps: float) -> Tensor:
+    """x (k, n, C, ...) normalised over all axes but member and channel, then scaled; weight, bias (k, C)."""
+    if given is None and weight is not None and len(weight) == len(x):
+        # torch's fused kernel sees members as further channels; 2.6 times faster than the formula below
+        members = x.transpose(0, 1)
+        y = F.batch_norm(members.flatten(1, 2), None, None, weight.flatten(), bias.flatten(), True, eps=eps)
+        return y.view(members.shape).transpose(0, 1)
+    mean, var, _ = given or statistics(x)
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    shape = (scale.shape[0], 1, scale.shape[1]) + (1,) * (x.dim() - 3)
+    return torch.addcmul(shift.view(shape), x, scale.view(shape))
+
+
+def statistics(x: Tensor) -> Statistics:
+    """The statistics of x (k, n, C, ...) over all axes but member and channel."""
+    axes = [axis for axis in range(x.dim()) if axis not in (0, 2)]
+    var, mean = torch.var_mean(x, axes, correction=0)
+    return Statistics(mean, var, x[0].numel() // x.shape[2])
+
+
+def without_running_statistics(module: nn.Module) -> nn.Module:
+    """A copy of `module` in which every BatchNorm layer is a `Norm` (same parameters, no buffers)."""
+    result = copy.deepcopy(module)
+    for parent in [result, *result.modules()]:
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                norm = Norm(child.num_features, child.eps, child.affine)
+                norm.load_state_dict({k: v for k, v in child.state_dict().items() if k in ("weight", "bias")})
+                setattr(parent, name, norm)
+    return result
+
+
+# --- the forward pass of an ensemble --------------------------------------------------------------------------------
+
+Moments = dict[nn.Module, Statistics]  # by the layer that they belong to
+
+
+def forward(
+    module: nn.Module,
+    params: dict[str, Tensor],
+    x: Tensor,
+    given: Moments | None = None,
+    record: Moments | None = None,
+) -> Tensor:
+    """Outputs (k, n, ...) of k members for the inputs x (1 or k, n, ...).
+
+    params: {name: (k, *shape)}, as `Layout.split` returns them. `given` holds normalisation moments to use instead
+    of those of the input itself; those that were used are put into `record`, where one is given.
+    """
+    return layer_rule(module, params, x, {} if given is None else given, record)
+
+
+@singledispatch
+def layer_rule(layer: nn.Module, params: dict[str, Tensor], x: Tensor, given: Moments, record: Moments) -> Tensor:
+    """The batched forward of one layer. Here: no rule, so call it once, or once a member if it has parameters."""
+    if not params:
+        return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    norms = [m for m in layer.modules() if isinstance(m, Norm)]
+    k = next(iter(params.values())).shape[0]
+    outputs, moments = [], []
+    for i in range(k):
+        for norm in norms:
+            norm.given = _member(given[norm], i) if norm in given else None
+        member = {name: value[i] for name, value in params.items()}
+        outputs.append(functional_call(layer, member, (x[i if x.shape[0] > 1 else 0],)))
+        moments.append([norm.recorded for norm in norms])
+    for j, norm in enumerate(norms):
+        record[norm] = Statistics(
+            torch.cat([m[j].mean for m in moments]),
+            torch.cat([m[j].var for m in moments]),
+            moments[0][j].count,
+        )
+        norm.given = norm.recorded = None
+    return torch.stack(outputs)
+
+
+@layer_rule.register
+def _(layer: nn.Sequential, params, x, given, record):
+    for name, child in layer.named_children():
+        x = layer_rule(child, child_parameters(params, name), x, given, record)
+    return x
+
+
+@layer_rule.register
+def _(layer: nn.Linear, params, x, given, record):
+    weight, bias = params["weight"], params.get("bias")
+    k, out, _ = weight.shape
+    if x.shape[0] == 1:
+        y = F.linear(x[0], weight.flatten(0, 1), None if bias is None else bias.flatten())
+        return y.unflatten(-1, (k, out)).movedim(-2, 0)
+    if bias is None:
+        return x @ weight.mT
+    return torch.baddbmm(bias[:, None], x, weight.mT)
+
+
+@layer_rule.register(nn.Conv1d)
+@layer_rule.register(nn.Conv2d)
+def _(layer, params, x, given, record):
+    convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+    weight, bias = params["weight"], params.get("bias")
+    k, out = weight.shape[:2]
+    shared = x.shape[0] == 1
+    y = convolve(
+        x[0] if shared else x.movedim(0, 1).flatten(1, 2),
+        weight.flatten(0, 1),
+        None if bias is None else bias.flatten(),
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups if shared and k == 1 else layer.groups * (1 if shared else k),
+    )
+    return y.unflatten(1, (k, out)).movedim(1, 0)
+
+
+@layer_rule.register
+def _(layer: Norm, params, x, given, record):
+    used = given.get(layer)
+    if record is not None:
+        used = record[layer] = used or statistics(x)
+    return normalise(x, params.get("weight"), params.get("bias"), used, layer.eps)
+
+
+def _member(statistics: Statistics, i: int) -> Statistics:
+    return Statistics(statistics.mean[i : i + 1], statistics.var[i : i + 1], statistics.count)
+
+
+def child_parameters(params: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in params.items() if key.startswith(prefix)}
+
+
+# --- loss, gradient and curvature of an ensemble on any problem ------------------------------------------------------
+
+
+def in_chunks(function: Callable[..., Tensor | tuple], theta: Tensor, *others: Tensor, size: int):
+    """`function` on `size` members at a time, results concatenated; the same numbers for any size."""
+    if theta.shape[0] <= size:
+        return function(theta, *others)
+    parts = [function(*block) for block in zip(*(t.split(size) for t in (theta, *others)), strict=True)]
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return torch.cat(parts)
+
+
+def chunk_size(problem, theta: Tensor) -> int:
+    """How many members fit the cache (or, on an accelerator, a share of its memory) at once."""
+    budget = CACHE_BYTES if theta.device.type == "cpu" else DEVICE_BYTES
+    per_member = getattr(problem, "activation_numel", problem.dim) * theta.element_size()
+    return max(1, budget // max(1, per_member))
+
+
+def loss(problem, theta: Tensor, chunk: int | None = None) -> Tensor:
+    """Losses (k,) of the members theta (k, P), without a graph."""
+    with torch.no_grad():
+        return in_chunks(problem, theta, size=chunk or chunk_size(problem, theta))
+
+
+def gradient(problem, theta: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """Losses (k,) and gradients (k, P)."""
+
+    def value_and_gradient(block):
+        block = block.detach().requires_grad_()
+        value = problem(block)
+        return value.detach(), torch.autograd.grad(value.sum(), block)[0]
+
+    return in_chunks(value_and_gradient, theta, size=chunk or chunk_size(problem, theta))
+
+
+def hessian_vector(problem, theta: Tensor, vector: Tensor, chunk: int | None = None) -> Tensor:
+    """Products (k, P) of each member's Hessian with its vector (k, P), by a gradient of a gradient."""
+
+    def product(block, direction):
+        block = block.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(problem(block).sum(), block, create_graph=True)
+        return torch.autograd.grad((slope * direction).sum(), block)[0]
+
+    return in_chunks(product, theta, vector, size=chunk or chunk_size(problem, theta))

@@ -1,0 +1,158 @@
+"""Linear interpolation between two points of parameter space, as a sweep that yields losses, errors and logits.
+
+`sweep` evaluates theta(a) = (1 - a) start + a end on a grid of a in [0, 1] (Lucas et al. 2021, arXiv 2104.11044).
+The first linear layer is evaluated twice for the whole line, since it is affine in a; the deeper layers are batched
+over as many points as fit the cache. What one reads off the curves is in `lossatlas.curves`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+from lossatlas import ensemble
+from lossatlas.errors import LossAtlasError
+from lossatlas.problems.network import NetworkProblem
+
+POINTS = 50  # the grid of Lucas et al. 2021, both ends included
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Curves of k lines: alphas (A,), loss and error (k, A) in float64, logits (k, A, r, C) of the first r rows."""
+
+    alphas: Tensor
+    loss: Tensor
+    error: Tensor
+    logits: Tensor
+
+    def every_second(self) -> "Sweep":
+        """The sweep on the grid that this one refines."""
+        return Sweep(self.alphas[::2], self.loss[:, ::2], self.error[:, ::2], self.logits[:, ::2])
+
+
+def refined(n_points: int) -> int:
+    """Points of the nested grid with every interval halved: 50 -> 99 -> 197."""
+    return 2 * n_points - 1
+
+
+def line(start: Tensor, end: Tensor, alphas: Tensor, exponents: Tensor | None = None) -> Tensor:
+    """Points (A, P) between start and end (P,); exactly `start` at 0 and `end` at 1.
+
+    exponents (P,): coordinate p moves by alpha^exponents[p] instead of alpha (another bias schedule, say).
+    """
+    weights = alphas[:, None] if exponents is None else alphas[:, None] ** exponents
+    return torch.lerp(start, end, weights.to(start.dtype))
+
+
+def sweep(
+    problem: NetworkProblem,
+    start: Tensor,
+    end: Tensor,
+    n_points: int = POINTS,
+    *,
+    exponents: Tensor | None = None,
+    logits_rows: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sweep:
+    """Curves of `problem` on the lines from start (k, P) to end (k, P), at `n_points` equally spaced points.
+
+    `exponents` (P,) as in `line`; they must be 1 in the first linear layer. BatchNorm statistics are those of the
+    problem's own rows at each point, or what `problem.moments` says.
+    """
+    if start.shape != end.shape or start.dim() != 2:
+        raise LossAtlasError(f"a sweep needs starts and ends (k, P), not {tuple(start.shape)}, {tuple(end.shape)}")
+    alphas = torch.linspace(0, 1, n_points, dtype=torch.float64, device=start.device)
+    curves = []
+    with torch.no_grad():
+        for i, (a, b) in enumerate(zip(start, end, strict=True)):
+            curves.append(_sweep_one(problem, a, b, alphas, exponents, logits_rows))
+            if progress:
+                progress(i + 1, len(start))
+    loss, error, logits = (torch.stack(column) for column in zip(*curves, strict=True))
+    return Sweep(alphas, loss, error, logits)
+
+
+def _sweep_one(problem, start, end, alphas, exponents, logits_rows):
+    blocks = [_Block.of(block, start, end) for block in problem.blocks()]
+    widest = max(block.activation_numel for block in blocks)
+    size = max(1, _budget(start) // (widest * start.element_size()))
+    loss, error, kept = [], [], []
+    for part in alphas.split(size):
+        theta = line(start, end, part, exponents)
+        given = problem.moments(theta) if problem.moments else None
+        losses = errors = 0.0
+        logits = []
+        for block in blocks:
+            z = block.logits(theta, part, given)
+            losses = losses + block.problem.example_losses(z).sum(-1, dtype=torch.float64)
+            errors = errors + block.problem.example_errors(z).sum(-1, dtype=torch.float64)
+            if sum(len(z[0]) for z in logits) < logits_rows:
+                logits.append(z)
+        loss.append(losses / problem.rows)
+        error.append(errors / problem.rows)
+        kept.append(torch.cat(logits, 1)[:, :logits_rows] if logits else z[:, :0])
+    return torch.cat(loss), torch.cat(error), torch.cat(kept)
+
+
+def _budget(theta: Tensor) -> int:
+    return ensemble.CACHE_BYTES if theta.device.type == "cpu" else ensemble.DEVICE_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some rows of a problem with what of the line can be computed once: the first layer at both ends."""
+
+    problem: NetworkProblem
+    tail: nn.Module
+    ends: Tensor | None  # (2, n, ...): the first layer at the start, and its change along the line
+
+    @classmethod
+    def of(cls, problem: NetworkProblem, start: Tensor, end: Tensor) -> "_Block":
+        parts = split_first(problem.module)
+        if parts is None:
+            return cls(problem, problem.module, None)
+        head, tail = parts
+        params = problem.layout.split(torch.stack([start, end - start]))
+        return cls(problem, tail, ensemble.forward(head, params, problem.x[None]))
+
+    @property
+    def activation_numel(self) -> int:
+        return self.problem.activation_numel if self.ends is None else self.ends[0].numel()
+
+    def logits(self, theta: Tensor, alphas: Tensor, given: ensemble.Moments | None) -> Tensor:
+        """Logits (c, n, C) at the points theta (c, P) of the line, whose parameters are alphas (c,)."""
+        params = self.problem.layout.split(theta)
+        if self.ends is None:
+            return ensemble.forward(self.tail, params, self.problem.x[None], given)
+        weights = alphas.to(theta.dtype).view(-1, *[1] * (self.ends.dim() - 1))
+        return ensemble.forward(self.tail, params, torch.addcmul(self.ends[:1], self.ends[1:], weights), given)
+
+
+def split_first(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """(head, tail) of a Sequential, the head ending with its first linear or convolutional layer; else None."""
+    if not isinstance(module, nn.Sequential):
+        return None
+    children = list(module.named_children())
+    for i, (_, child) in enumerate(children):
+        if isinstance(child, nn.Linear | nn.Conv1d | nn.Conv2d):
+            return nn.Sequential(OrderedDict(children[: i + 1])), nn.Sequential(OrderedDict(children[i + 1 :]))
+        if next(child.parameters(), None) is not None:
+            return None
+    return None
+
+
+def velocities(problem: NetworkProblem, start: Tensor, end: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivative (A, n, C) of the logits along the line from start to end (P,)."""
+
+    def logits(a: Tensor) -> Tensor:
+        return problem.logits((1 - a)[:, None] * start + a[:, None] * end)
+
+    def velocity(a: Tensor) -> Tensor:
+        return jvp(logits, (a,), (torch.ones_like(a),))[1]
+
+    alphas = alphas.to(start.dtype)
+    return jvp(velocity, (alphas,), (torch.ones_like(alphas),))

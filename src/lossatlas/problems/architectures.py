@@ -1,0 +1,140 @@
+"""The networks of the studies. All are `nn.Sequential`s whose layers have a batched rule in `lossatlas.ensemble`."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lossatlas import ensemble
+from lossatlas.ensemble import Norm
+from lossatlas.errors import LossAtlasError
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+
+def activation_layer(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise LossAtlasError(f"activation {name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def mlp(widths: Sequence[int], activation: str = "relu", batch_norm: bool = False) -> nn.Sequential:
+    """Linear layers widths[0] -> ... -> widths[-1], with PyTorch's default initialisation.
+
+    BatchNorm, if any, stands before the activation, as in Lucas et al. 2021.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        layers.append(nn.Linear(fan_in, fan_out))
+        if i < len(widths) - 2:
+            layers += [Norm(fan_out)] if batch_norm else []
+            layers.append(activation_layer(activation))
+    return nn.Sequential(*layers)
+
+
+def cnn(
+    shape: Sequence[int],
+    channels: Sequence[int],
+    classes: int,
+    activation: str = "relu",
+    batch_norm: bool = False,
+) -> nn.Sequential:
+    """3-wide convolutions with stride 2 over inputs of `shape` (C, L) or (C, H, W), global mean, linear layer."""
+    conv = nn.Conv1d if len(shape) == 2 else nn.Conv2d
+    pool = nn.AdaptiveAvgPool1d if len(shape) == 2 else nn.AdaptiveAvgPool2d
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip([shape[0], *channels[:-1]], channels, strict=True):
+        layers.append(conv(fan_in, fan_out, 3, stride=2, padding=1))
+        layers += [Norm(fan_out)] if batch_norm else []
+        layers.append(activation_layer(activation))
+    return nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(channels[-1], classes))
+
+
+class Shortcut(nn.Module):
+    """The parameter-free shortcut of CIFAR ResNets: subsample by the stride, missing channels are zero."""
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int):
+        super().__init__()
+        self.missing, self.stride = fan_out - fan_in, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.missing))
+
+
+class ResidualBlock(nn.Module):
+    """relu(shortcut(x) + branch(x)), two 3x3 convolutions without bias in the branch (He et al. 2016).
+
+    norm: `batch`; `batch-identity` (the last scale starts at 0, so the block starts as its shortcut); or `none`
+    (no normalisation, the branch is multiplied by one scalar that starts at 0: NBN-I of Lucas et al. 2021).
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int, norm: str):
+        super().__init__()
+        normalised = norm != "none"
+
+        def normal(features: int) -> list[nn.Module]:
+            return [Norm(features)] if normalised else []
+
+        self.branch = nn.Sequential(
+            nn.Conv2d(fan_in, fan_out, 3, stride, 1, bias=False),
+            *normal(fan_out),
+            nn.ReLU(),
+            nn.Conv2d(fan_out, fan_out, 3, 1, 1, bias=False),
+            *normal(fan_out),
+        )
+        keeps_shape = stride == 1 and fan_in == fan_out
+        self.shortcut = nn.Sequential(*([] if keeps_shape else [Shortcut(fan_in, fan_out, stride), *normal(fan_out)]))
+        if norm == "batch-identity":
+            nn.init.zeros_(self.branch[-1].weight)
+        self.scale = None if normalised else Scale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.branch(x)
+        return F.relu(self.shortcut(x) + (branch if self.scale is None else self.scale(branch)))
+
+
+class Scale(nn.Module):
+    """Multiplication by one trainable number that starts at 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(Tensor([0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x
+
+
+def resnet(depth: int, classes: int = 10, norm: str = "batch") -> nn.Sequential:
+    """ResNet of 6n + 2 layers for 32x32 images (16, 32, 64 channels; He et al. 2016), Kaiming-normal fan-out."""
+    if depth < 8 or (depth - 2) % 6 or norm not in ("batch", "batch-identity", "none"):
+        raise LossAtlasError(
+            f"resnet depth {depth} with norm {norm!r}: depth must be 6n + 2 (20, 32, 44, 56) "
+            "and norm one of batch, batch-identity, none"
+        )
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
+    layers += [Norm(16)] if norm != "none" else []
+    layers.append(nn.ReLU())
+    fan_in = 16
+    for channels, first_stride in ((16, 1), (32, 2), (64, 2)):
+        for i in range((depth - 2) // 6):
+            layers.append(ResidualBlock(fan_in, channels, first_stride if i == 0 else 1, norm))
+            fan_in = channels
+    for module in nn.Sequential(*layers).modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+
+
+@ensemble.layer_rule.register
+def _(layer: ResidualBlock, params, x, given, record):
+    def run(name: str, x: Tensor) -> Tensor:
+        return ensemble.layer_rule(getattr(layer, name), ensemble.child_parameters(params, name), x, given, record)
+
+    branch = run("branch", x)
+    return F.relu(run("shortcut", x) + (branch if layer.scale is None else run("scale", branch)))
+
+
+@ensemble.layer_rule.register
+def _(layer: Scale, params, x, given, record):
+    return params["weight"].view(-1, *[1] * (x.dim() - 1)) * x

@@ -1,0 +1,185 @@
+"""A network on a data set as a problem: theta (..., P) -> mean loss (...), for all members at once."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lossatlas import ensemble
+from lossatlas.ensemble import Layout, Moments, Statistics
+from lossatlas.errors import LossAtlasError
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each example: logits (k, n, C), labels y (k, n) -> (k, n)."""
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+
+
+def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
+    """Squared error of each example, summed over outputs; labels are compared as one-hot vectors. -> (k, n)."""
+    if not y.is_floating_point():
+        y = F.one_hot(y, outputs.shape[-1]).to(outputs.dtype)
+    return (outputs - y).square().flatten(2).sum(-1)
+
+
+LOSSES = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkProblem:
+    """Mean loss of a network over rows of a data set.
+
+    module: any `nn.Module`; its trainable parameters are the coordinates. BatchNorm layers use the statistics of the
+    problem's own rows (one full-batch pass in training mode), unless `moments(theta)` supplies others.
+    x (n, ...) and y (n,), or (k, n, ...) and (k, n) where each member has rows of its own (`own_rows`).
+    """
+
+    module: nn.Module
+    x: Tensor
+    y: Tensor
+    loss: str = "cross_entropy"
+    own_rows: bool = False
+    moments: Callable[[Tensor], Moments] | None = None
+
+    def __post_init__(self):
+        if self.loss not in LOSSES:
+            raise LossAtlasError(f"loss {self.loss!r} is unknown; use one of {', '.join(LOSSES)}")
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()):
+            object.__setattr__(self, "module", ensemble.without_running_statistics(self.module))
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.module)
+
+    @property
+    def dim(self) -> int:
+        return self.layout.dim
+
+    @property
+    def rows(self) -> int:
+        return self.y.shape[1 if self.own_rows else 0]
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the loss of a row depends on the other rows, through batch statistics."""
+        return any(isinstance(m, ensemble.Norm) for m in self.module.modules())
+
+    @cached_property
+    def row_numel(self) -> int:
+        """Numbers in the largest activation that one example makes."""
+        pair = (self.x[0] if self.own_rows else self.x)[:2]  # batch statistics need two rows
+        sizes = [pair.numel()]
+        hooks = [
+            m.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel()))
+            for m in self.module.modules()
+            if not list(m.children())
+        ]
+        with torch.no_grad():
+            self.module(pair)
+        for hook in hooks:
+            hook.remove()
+        return max(sizes) // len(pair)
+
+    @property
+    def activation_numel(self) -> int:
+        return self.rows * self.row_numel
+
+    def logits(self, theta: Tensor) -> Tensor:
+        """Outputs (k, n, C) of the members theta (k, P)."""
+        x = self.x if self.own_rows else self.x[None]
+        given = self.moments(theta) if self.moments else None
+        return ensemble.forward(self.module, self.layout.split(theta), x, given=given)
+
+    def example_losses(self, logits: Tensor) -> Tensor:
+        """Loss of each example (k, n) from outputs (k, n, C)."""
+        return LOSSES[self.loss](logits, self._targets(logits.shape[0]))
+
+    def example_errors(self, logits: Tensor) -> Tensor:
+        """1 where the largest output is not the label's, else 0: (k, n). NaN where the targets are not labels."""
+        y = self._targets(logits.shape[0])
+        if y.is_floating_point():
+            return logits.new_full(logits.shape[:2], torch.nan)
+        return (logits.argmax(-1) != y).to(logits.dtype)
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        members = theta.reshape(-1, theta.shape[-1])
+        return self.example_losses(self.logits(members)).mean(-1).view(theta.shape[:-1])
+
+    def on(self, rows: Tensor) -> "NetworkProblem":
+        """The same network on some rows: (m,) for all members, or (k, m), a set for each member."""
+        return replace(self, x=self.x[rows], y=self.y[rows], own_rows=rows.dim() == 2)
+
+    def minibatch(self, size: int, generator: torch.Generator) -> "NetworkProblem":
+        """The same network on `size` rows, drawn without replacement and shared by all members."""
+        return self.on(torch.randperm(self.rows, generator=generator)[:size].to(self.x.device))
+
+    def blocks(self, members: int = 1) -> list["NetworkProblem"]:
+        """Row blocks whose activations fit the cache; one block where rows depend on each other."""
+        budget = ensemble.CACHE_BYTES if self.x.device.type == "cpu" else ensemble.DEVICE_BYTES
+        size = max(1, budget // (members * self.row_numel * self.x.element_size()))
+        if self.own_rows or size >= self.rows or (self.normalised and self.moments is None):
+            return [self]
+        return [replace(self, x=x, y=y) for x, y in zip(self.x.split(size), self.y.split(size), strict=True)]
+
+    def to(self, device=None, dtype=None) -> "NetworkProblem":
+        """The same problem elsewhere, or in another precision; statistics from other rows are chosen after it."""
+        if self.moments:
+            raise LossAtlasError("move the problem first, then give it moments: they belong to its layers")
+        module = copy.deepcopy(self.module).to(device, dtype)
+        y = self.y.to(device, dtype if self.y.is_floating_point() else None)
+        return replace(self, module=module, x=self.x.to(device, dtype), y=y)
+
+    def _targets(self, k: int) -> Tensor:
+        return self.y if self.own_rows else self.y.expand(k, *self.y.shape)
+
+
+def initial(build: Callable[[], nn.Module], seeds: Sequence[int]) -> Tensor:
+    """Initialisations (k, P): `build()` under each seed; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        modules = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            modules.append(build())
+    return ensemble.stack(modules)
+
+
+# --- BatchNorm statistics at a point ---------------------------------------------------------------------------------
+
+
+def exact_moments(problem: NetworkProblem) -> Callable[[Tensor], Moments]:
+    """`bn-exact`: the statistics of all rows of `problem` at theta, layer after layer (one full-batch pass)."""
+
+    def at(theta: Tensor) -> Moments:
+        record: Moments = {}
+        x = problem.x if problem.own_rows else problem.x[None]
+        ensemble.forward(problem.module, problem.layout.split(theta), x, record=record)
+        return record
+
+    return at
+
+
+def ema_moments(problem: NetworkProblem, rows: Sequence[Tensor], momentum: float = 0.1) -> Callable[[Tensor], Moments]:
+    """`bn-ema`, the rule of the code released with Lucas et al. 2021: reset to (0, 1), then one pass over minibatches.
+
+    rows: the row indices of each minibatch, in order. After B minibatches the reset values keep the weight
+    (1 - momentum)^B. Running variances are the unbiased ones, as in `nn.BatchNorm1d`.
+    """
+
+    def at(theta: Tensor) -> Moments:
+        running: Moments = {}
+        for batch in rows:
+            record: Moments = {}
+            part = problem.on(batch)
+            ensemble.forward(problem.module, problem.layout.split(theta), part.x[None], record=record)
+            for layer, (mean, var, count) in record.items():
+                start = Statistics(torch.zeros_like(mean), torch.ones_like(var), count)
+                old = running.get(layer, start)
+                unbiased = var * count / (count - 1)
+                running[layer] = Statistics(old.mean.lerp(mean, momentum), old.var.lerp(unbiased, momentum), count)
+        return running
+
+    return at

@@ -1,0 +1,117 @@
+"""Trains an ensemble of baselines: settings -> parameters before and after, for any study to read."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas import data
+from lossatlas.problems import architectures
+from lossatlas.problems.network import NetworkProblem, exact_moments, initial
+from lossatlas.seeds import seed
+from lossatlas.studies.settings import Baseline
+from lossatlas.training import Recipe, Store, Training, steps_per_epoch, train
+
+
+class Problems(NamedTuple):
+    """The same network on the training rows, and on the held-out rows with BatchNorm statistics of the former."""
+
+    train: NetworkProblem
+    test: NetworkProblem
+
+
+def build(baseline: Baseline, shape: tuple[int, ...], classes: int) -> nn.Sequential:
+    """A freshly initialised network for inputs of `shape`."""
+    inputs = torch.Size(shape).numel()
+    if baseline.architecture == "resnet":
+        return architectures.resnet(baseline.hidden[0], classes, "batch" if baseline.batch_norm else "none")
+    if baseline.architecture == "cnn":
+        shape = shape if len(shape) > 1 else (1, *shape)
+        return architectures.cnn(shape, baseline.hidden, classes, baseline.activation, baseline.batch_norm)
+    outputs = inputs if baseline.autoencoder else classes
+    return architectures.mlp((inputs, *baseline.hidden, outputs), baseline.activation, baseline.batch_norm)
+
+
+def problems(baseline: Baseline, data_set: data.DataSet, device: str = "cpu") -> Problems:
+    """The baseline's problems on a data set."""
+
+    def inputs(x: Tensor) -> Tensor:
+        return x[:, None] if baseline.architecture == "cnn" and x.dim() == 2 else x
+
+    def problem(x: Tensor, y: Tensor) -> NetworkProblem:
+        target, loss = (x.flatten(1), "squared_error") if baseline.autoencoder else (y, "cross_entropy")
+        return NetworkProblem(module, inputs(x), target, loss).to(device)
+
+    module = build(baseline, tuple(data_set.train_x.shape[1:]), data_set.classes)
+    training = problem(data_set.train_x, data_set.train_y)
+    held_out = replace(problem(data_set.test_x, data_set.test_y), module=training.module)
+    return Problems(training, replace(held_out, moments=exact_moments(training)) if training.normalised else held_out)
+
+
+def starts(baseline: Baseline, data_set: data.DataSet, seeds: list[int]) -> Tensor:
+    """Initialisations (k, P), named by data set and seed alone, so that arms with one architecture share them."""
+    shape = tuple(data_set.train_x.shape[1:])
+    return initial(lambda: build(baseline, shape, data_set.classes), [seed("init", data_set.name, s) for s in seeds])
+
+
+def push_outwards(
+    problem: NetworkProblem, theta: Tensor, pushes: Tensor, strength: float
+) -> Callable[[Tensor], Tensor]:
+    """The penalty s sum_p (|p| - c |p(0)|)^2 over the tensors p of a network, for members theta (k, P), c (k,).
+
+    Lucas et al. 2021 (`outR`) take one radius R for all tensors; that would pull wide layers inwards. Tensors that
+    start at zero have no radius and are left out; c = 0 switches the penalty off.
+    """
+    active = (pushes > 0).to(theta.dtype)[:, None]
+    norms = _tensor_norms(problem, theta)
+    weights = active * (norms > 0)
+    radii = pushes[:, None] * norms
+
+    def penalty(theta: Tensor) -> Tensor:
+        return strength * (weights * (_tensor_norms(problem, theta) - radii).square()).sum(-1)
+
+    return penalty
+
+
+def _tensor_norms(problem: NetworkProblem, theta: Tensor) -> Tensor:
+    """Norm of each parameter tensor, (k, tensors); its gradient at zero is zero."""
+    squares = [part.flatten(1).square().sum(-1) for part in problem.layout.split(theta).values()]
+    return torch.stack(squares, -1).clamp_min(1e-24).sqrt()
+
+
+def run(
+    baseline: Baseline,
+    data_set: data.DataSet,
+    device: str = "cpu",
+    store: Store | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Training:
+    """Train all members of a baseline."""
+    problem = problems(baseline, data_set, device).train
+    rates, scales, pushes, seeds = zip(*baseline.members(), strict=True)
+    unique = list(dict.fromkeys(seeds))
+    theta = starts(baseline, data_set, unique)[[unique.index(s) for s in seeds]]
+    theta = (theta * torch.tensor(scales)[:, None]).to(device)
+    recipe = Recipe(
+        optimizer=baseline.optimizer,
+        batch_size=baseline.batch_size,
+        schedule=baseline.schedule,
+        milestones=baseline.milestones,
+        weight_decay=baseline.weight_decay,
+    )
+    recipe = replace(recipe, steps=baseline.epochs * steps_per_epoch(problem, recipe))
+    penalty = None
+    if any(pushes):
+        penalty = push_outwards(problem, theta, torch.tensor(pushes, device=device), baseline.push_strength)
+    return train(
+        problem,
+        theta,
+        recipe,
+        torch.tensor(rates, device=device),
+        orders=seeds,
+        penalty=penalty,
+        store=store,
+        progress=progress,
+    )

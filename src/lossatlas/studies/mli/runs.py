@@ -1,0 +1,158 @@
+"""One row a run: the curves on the line from the initialisation to the trained network, and what they show."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas import curves
+from lossatlas.data import DataSet
+from lossatlas.interpolation import refined, sweep, velocities
+from lossatlas.problems.network import NetworkProblem, ema_moments
+from lossatlas.studies import baselines
+from lossatlas.studies.settings import Baseline
+from lossatlas.training import minibatch_rows
+
+SMOOTH_ROWS = 32  # examples of each run whose smooth Gauss length is integrated
+FLOAT64_ROWS = 256  # examples of the comparison with float64
+FLOAT64_RUNS = 2  # runs of each ensemble in it
+
+
+def measure(
+    baseline: Baseline, training: Mapping[str, Any], data_set: DataSet, mli: Mapping[str, Any], device: str
+) -> tuple[dict[str, list], dict[str, Tensor]]:
+    """The table of an ensemble's runs (columns), and its curves by name.
+
+    training: arrays `initial`, `final` (k, P), `losses` (k, epochs), `diverged_at` (k,).
+    """
+    problems = baselines.problems(baseline, data_set, device)
+    start, end = (torch.as_tensor(training[name]).to(device) for name in ("initial", "final"))
+    table = _identity(baseline) | _training_columns(training)
+    fine = sweep(problems.train, start, end, refined(mli["points"]), logits_rows=mli["logit_rows"])
+    line = fine.every_second()
+    held_out = sweep(problems.test, start, end, mli["points"])
+    found = {"alphas": line.alphas, "loss": line.loss, "error": line.error}
+    found |= {"test_loss": held_out.loss, "test_error": held_out.error}
+    table |= _curve_columns(line.loss, line.error, baseline, mli)
+    table["test_loss"], table["test_error"] = _last(held_out.loss), _last(held_out.error)
+    table["test_delta"] = curves.minimum_delta(held_out.loss).tolist()
+    table["delta_fine"] = curves.minimum_delta(fine.loss).tolist()
+    table["distance"], table["relative_distance"] = (d.tolist() for d in curves.distances(start, end))
+    table["start_norm"], table["end_norm"] = start.norm(dim=-1).tolist(), end.norm(dim=-1).tolist()
+    table |= _turning_columns(line.logits.transpose(1, 2))
+    table |= _smooth_columns(problems.train, start, end, line.alphas, line.logits)
+    table["noise"] = _noise(problems.train, start, end, mli["points"])
+    table["delta_ema"] = [float("nan")] * len(start)
+    if problems.train.normalised:
+        averaged = sweep(_with_ema(problems.train, baseline), start, end, mli["points"]).loss
+        table["delta_ema"] = curves.minimum_delta(averaged).tolist()
+        found["loss_ema"] = averaged
+    return table, found
+
+
+def _identity(baseline: Baseline) -> dict[str, list]:
+    members = baseline.members()
+    rates, scales, pushes, seeds = (list(column) for column in zip(*members, strict=True))
+    architecture = "autoencoder" if baseline.autoencoder else baseline.architecture
+    shared = {
+        "data": baseline.data,
+        "architecture": f"{architecture}-{'-'.join(map(str, baseline.hidden))}-{baseline.activation}",
+        "depth": len(baseline.hidden) if baseline.architecture == "mlp" else baseline.hidden[0],
+        "optimizer": baseline.optimizer,
+        "batch_norm": baseline.batch_norm,
+        "autoencoder": baseline.autoencoder,
+    }
+    columns = {name: [value] * len(members) for name, value in shared.items()}
+    return columns | {"learning_rate": rates, "initial_scale": scales, "push": pushes, "seed": seeds}
+
+
+def _training_columns(training: Mapping[str, Any]) -> dict[str, list]:
+    return {
+        "diverged_at": training["diverged_at"].tolist(),
+        "last_epoch_loss": training["losses"][:, -1].tolist(),
+    }
+
+
+def _curve_columns(loss: Tensor, error: Tensor, baseline: Baseline, mli: Mapping[str, Any]) -> dict[str, list]:
+    columns = {
+        "loss_start": loss[:, 0],
+        "loss_end": loss[:, -1],
+        "error_end": error[:, -1],
+        "delta": curves.minimum_delta(loss),
+        "delta_2021": curves.minimum_delta_2021(loss),
+        "delta_error": curves.minimum_delta(error),
+        "bump_width": curves.bump_width(loss),
+        "greatest_step": curves.greatest_step(loss),
+        "convex_share": curves.convex_share(loss),
+        "below_chord_share": curves.below_chord_share(loss),
+        "plateau_loss": curves.plateau_length(loss),
+        "plateau_error": curves.plateau_length(error),
+    }
+    # An autoencoder has learned something once it halves the squared error of its start.
+    limit = loss[:, 0] / 2 if baseline.autoencoder else mli["trained_loss"][baseline.data]
+    trained = (loss[:, -1] < limit).tolist()
+    return {"trained": trained} | {name: column.tolist() for name, column in columns.items()}
+
+
+def _turning_columns(paths: Tensor) -> dict[str, list]:
+    """Of logit paths (k, r, A, C): each example by itself, and all examples stacked into one path."""
+    diameter = curves.indicatrix_diameter(paths)
+    to_end = curves.distance_to_end(paths)
+    # Squared distances are sums of float32 logits, so a rise below their rounding error is none.
+    rises = curves.minimum_delta(to_end) > 1e-5 * to_end.amax(-1)
+    turned = curves.turning(paths)
+    stacked = paths.transpose(1, 2).flatten(2)
+    certified = curves.certified(paths)
+    return {
+        "turning": turned.mean(-1).tolist(),
+        "turning_certified": (turned < curves.RIGHT_ANGLE).double().mean(-1).tolist(),
+        "diameter": diameter.mean(-1).tolist(),
+        "certified_share": certified.double().mean(-1).tolist(),
+        "certified_rises": (certified & rises).sum(-1).tolist(),
+        "stacked_turning": curves.turning(stacked).tolist(),
+        "stacked_diameter": curves.indicatrix_diameter(stacked).tolist(),
+        "stacked_certified": curves.certified(stacked).tolist(),
+        "logit_linearity": [float(curves.logit_linearity(path.double())) for path in paths],
+    }
+
+
+def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict[str, list]:
+    """The published Gauss length of the first examples, and how many of them it certifies against the polygon.
+
+    Only without BatchNorm, whose statistics of all rows would have to be differentiated twice along the line.
+    """
+    if problem.normalised:
+        nan = [float("nan")] * len(start)
+        return {"gauss": nan, "gauss_certified": nan, "gauss_flips": nan}
+    few = problem.on(torch.arange(min(SMOOTH_ROWS, problem.rows)))
+    polygon = curves.turning(logits.transpose(1, 2)[:, : few.rows])
+    lengths = torch.stack(
+        [curves.gauss_length(*velocities(few, a, b, alphas))[0] for a, b in zip(start, end, strict=True)]
+    )
+    flips = (lengths < curves.RIGHT_ANGLE) != (polygon < curves.RIGHT_ANGLE)
+    return {
+        "gauss": lengths.mean(-1).tolist(),
+        "gauss_certified": (lengths < curves.RIGHT_ANGLE).double().mean(-1).tolist(),
+        "gauss_flips": flips.sum(-1).tolist(),
+    }
+
+
+def _noise(problem: NetworkProblem, start: Tensor, end: Tensor, points: int) -> list[float]:
+    """2 max |L - L64| on some rows, a bound on the rounding error of delta; NaN for the runs that are left out."""
+    few = problem.on(torch.arange(min(FLOAT64_ROWS, problem.rows), device=start.device))
+    ends = start[:FLOAT64_RUNS], end[:FLOAT64_RUNS]
+    single = sweep(few, *ends, points).loss
+    double = sweep(few.to(dtype=torch.float64), *(e.double() for e in ends), points).loss
+    bound = (2 * (single - double).abs().amax(-1)).tolist()
+    return bound + [float("nan")] * (len(start) - len(bound))
+
+
+def _with_ema(problem: NetworkProblem, baseline: Baseline) -> NetworkProblem:
+    rows = list(minibatch_rows(problem.rows, baseline.batch_size, [0], epoch=0))
+    return replace(problem, moments=ema_moments(problem, rows))
+
+
+def _last(curve: Tensor) -> list[float]:
+    return curve[:, -1].tolist()

@@ -1,0 +1,41 @@
+"""What an ensemble of baselines is: one architecture, data set and optimiser, and the grid of its members."""
+
+from dataclasses import dataclass
+from itertools import product
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One training job. Its members are the product of the four tuples at the end, in that order.
+
+    architecture: `mlp`, `cnn` or `resnet`; hidden: widths of the hidden layers (MLP), channels (CNN) or (depth,)
+    (ResNet). loss `squared_error` with data as its own target makes an autoencoder (`autoencoder`).
+    pushes: 0 for none, else c in the penalty s sum_p (|p| - c |p(0)|)^2 (`outR`, Lucas et al. 2021), s the strength.
+    """
+
+    data: str
+    hidden: tuple[int, ...]
+    architecture: str = "mlp"
+    activation: str = "relu"
+    batch_norm: bool = False
+    autoencoder: bool = False
+    optimizer: str = "momentum"
+    epochs: int = 1
+    batch_size: int = 128
+    schedule: str = "constant"
+    milestones: tuple[float, ...] = ()
+    weight_decay: float = 0.0
+    push_strength: float = 0.0
+    learning_rates: tuple[float, ...] = (0.1,)
+    initial_scales: tuple[float, ...] = (1.0,)
+    pushes: tuple[float, ...] = (0.0,)
+    seeds: tuple[int, ...] = (0,)
+
+    @classmethod
+    def from_parameters(cls, parameters: dict) -> "Baseline":
+        """The baseline whose fields are given as plain JSON (lists for tuples)."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()})
+
+    def members(self) -> list[tuple[float, float, float, int]]:
+        """(learning rate, initial scale, push, seed) of each member."""
+        return list(product(self.learning_rates, self.initial_scales, self.pushes, self.seeds))

@@ -1,0 +1,72 @@
+"""Changes of a multilayer perceptron's parameters that leave its function as it is."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from lossatlas.ensemble import Layout, Norm
+from lossatlas.errors import LossAtlasError
+from lossatlas.problems.network import NetworkProblem
+
+
+def hidden_layers(problem: NetworkProblem) -> list[tuple[str, str | None, str]]:
+    """Names (linear layer, its normalisation or None, the layer that consumes it) of each hidden layer of an MLP."""
+    layers = [(name, child) for name, child in problem.module.named_children() if isinstance(child, nn.Linear | Norm)]
+    linear = [name for name, child in layers if isinstance(child, nn.Linear)]
+    follows = dict(zip([name for name, _ in layers[:-1]], layers[1:], strict=True))
+    if not isinstance(problem.module, nn.Sequential) or len(linear) < 2:
+        raise LossAtlasError("hidden units can be permuted or rescaled in multilayer perceptrons only")
+    return [
+        (name, follows[name][0] if isinstance(follows[name][1], Norm) else None, consumer)
+        for name, consumer in pairwise(linear)
+    ]
+
+
+def permuted(problem: NetworkProblem, theta: Tensor, generator: torch.Generator) -> Tensor:
+    """The members theta (k, P) with the units of every hidden layer in a random order, another for each member."""
+    params = {name: value.clone() for name, value in problem.layout.split(theta).items()}
+    k = len(theta)
+    members = torch.arange(k, device=theta.device)[:, None]
+    for name, norm, consumer in hidden_layers(problem):
+        units = params[f"{name}.weight"].shape[1]
+        order = torch.rand(k, units, generator=generator).argsort(-1).to(theta.device)
+        for key in (f"{name}.weight", f"{name}.bias", f"{norm}.weight", f"{norm}.bias"):
+            if key in params:
+                params[key] = params[key][members, order]
+        params[f"{consumer}.weight"] = params[f"{consumer}.weight"].mT[members, order].mT
+    return _joined(problem.layout, params)
+
+
+def rescaled(problem: NetworkProblem, theta: Tensor, factors: Tensor) -> Tensor:
+    """The members theta (k, P) with the first hidden layer multiplied by factors (k,) > 0 and the next divided.
+
+    Leaves the function of a ReLU network without normalisation as it is, since relu(c x) = c relu(x).
+    """
+    (name, _, consumer), *_ = hidden_layers(problem)
+    params = dict(problem.layout.split(theta))
+    params[f"{name}.weight"] = params[f"{name}.weight"] * factors[:, None, None]
+    params[f"{name}.bias"] = params[f"{name}.bias"] * factors[:, None]
+    params[f"{consumer}.weight"] = params[f"{consumer}.weight"] / factors[:, None, None]
+    return _joined(problem.layout, params)
+
+
+def rescaled_to_distance(problem: NetworkProblem, origin: Tensor, theta: Tensor, distance: Tensor) -> Tensor:
+    """`rescaled` with factors >= 1 that put theta (k, P) at the given distances (k,) from origin (k, P).
+
+    Members that are already farther than that are left alone. By bisection; the distance grows with the factor
+    once that is large enough.
+    """
+    low, high = torch.ones_like(distance), torch.full_like(distance, 2.0)
+    for _ in range(60):
+        short = (rescaled(problem, theta, high) - origin).norm(dim=-1) < distance
+        high = torch.where(short, 2 * high, high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        short = (rescaled(problem, theta, middle) - origin).norm(dim=-1) < distance
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return rescaled(problem, theta, low)
+
+
+def _joined(layout: Layout, params: dict[str, Tensor]) -> Tensor:
+    return torch.cat([params[name].flatten(1) for name in layout.names], -1)

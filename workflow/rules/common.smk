@@ -1,0 +1,32 @@
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+
+from lossatlas.code_hash import code
+from lossatlas.config import load_schema, validate
+from lossatlas.console import cost_line, done_line, failure_lines
+from lossatlas.errors import LossAtlasError
+from lossatlas.gpu import gpu_count
+from lossatlas.run_lock import take_run_lock
+
+try:
+    config.update(
+        validate(
+            config,
+            load_schema(Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"),
+        )
+    )
+except LossAtlasError as error:
+    raise WorkflowError(str(error)) from None
+
+tier = config["tier"]
+workflow.global_resources.setdefault("gpu", gpu_count())
+
+# Baselines that the studies train, {name: settings}; a study's rule file adds its own before any job runs.
+BASELINES = {}
+
+
+wildcard_constraints:
+    ensemble=r"[a-z0-9_-]+",
