@@ -29,7 +29,7 @@ rule all:
 
 
 onstart:
-    RUN_LOCK = take_run_lock()
+    take_the_run()
     print(cost_line(workflow, config), flush=True)
 
 

@@ -105,6 +105,23 @@ def load_ledger(folder: str | PathLike) -> Ledger:
     return Ledger(sources, tuple(claims))
 
 
+def measurement_rows(measured: Mapping[str, Interval], ledger: Ledger, artifact: str) -> list[dict[str, Any]]:
+    """What a study found, {claim id: interval}, as the rows of its `measurements.csv`; units are the ledger's."""
+    units = {claim.id: claim.unit for claim in ledger.claims}
+    return [
+        {
+            "id": name,
+            "measured": float(found.value),
+            "low": float(found.low),
+            "high": float(found.high),
+            "n": int(found.n),
+            "unit": units.get(name, ""),
+            "artifact": artifact,
+        }
+        for name, found in sorted(measured.items())
+    ]
+
+
 def judge_claims(ledger: Ledger, measurements: Iterable[Mapping[str, Any]], tier: str) -> list[dict[str, str]]:
     """One row for every claim, in ledger order: the measurement of that id, if any, and its verdict at `tier`.
 

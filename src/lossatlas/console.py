@@ -20,7 +20,7 @@ def cost_line(workflow: Any, config: Mapping[str, Any]) -> str:
     total = sum(jobs.values())
     gpus = gpu_count() if config["device"] != "cpu" else 0
     where = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "CPU"
-    cores = workflow.global_resources.get("_cores") or 1
+    cores = workflow.cores or 1
     return f"tier {config['tier']} on {where}: {total} jobs, {_minutes(jobs, config['tier'], cores)} on {cores} cores"
 
 

@@ -6,9 +6,11 @@ from typing import TextIO
 
 from lossatlas.errors import LossAtlasError
 
+_held: list[TextIO] = []  # a handle that is collected would free its lock
 
-def take_run_lock(path: str = ".snakemake/run.lock") -> TextIO:
-    """Take the lock or raise `LossAtlasError` with its holder's pid; keep the handle for as long as the run.
+
+def take_run_lock(path: str = ".snakemake/run.lock") -> None:
+    """Take the lock for as long as this process lives, or raise `LossAtlasError` with its holder's pid.
 
     Use it in `onstart`, with `nolock: true` in the profile.
     """
@@ -26,4 +28,4 @@ def take_run_lock(path: str = ".snakemake/run.lock") -> TextIO:
     handle.truncate(0)
     handle.write(str(os.getpid()))
     handle.flush()
-    return handle
+    _held.append(handle)

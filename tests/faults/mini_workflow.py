@@ -9,17 +9,11 @@ PROFILE = Path(__file__).parents[2] / "profiles" / "default" / "profile.yaml"
 
 FILES = {
     "Snakefile": """
-        from snakemake.exceptions import WorkflowError
         from lossatlas.code_hash import code
-        from lossatlas.errors import LossAtlasError
         from lossatlas.run_lock import take_run_lock
 
         onstart:
-            global run_lock
-            try:
-                run_lock = take_run_lock()
-            except LossAtlasError as error:
-                raise WorkflowError(str(error))
+            take_run_lock()
 
         rule all:
             input: "results/summary.csv"

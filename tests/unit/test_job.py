@@ -46,11 +46,3 @@ def test_progress_yields_everything_and_speaks_at_most_once_in_five_seconds(monk
     assert len(lines) == 33
     assert lines[0] == "epochs: 3/100, 3 min 14 s left"
     assert lines[-1] == "epochs: 99/100, 2 s left"
-
-
-def test_progress_counts_what_has_no_length(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    for _ in progress.progress(iter("abc"), "letters"):
-        now[0] += 9.0
-    assert capsys.readouterr().err.splitlines() == ["letters: 1", "letters: 2"]

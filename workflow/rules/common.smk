@@ -22,7 +22,19 @@ except LossAtlasError as error:
     raise WorkflowError(str(error)) from None
 
 tier = config["tier"]
+# What a refused result tells the user to type.
+os.environ["LOSSATLAS_RUN"] = "snakemake --cores all" + (
+    f" --configfile config/{tier}.yaml" if tier != "default" else ""
+)
 workflow.global_resources.setdefault("gpu", gpu_count())
+
+
+def take_the_run():
+    try:
+        take_run_lock()
+    except LossAtlasError as error:
+        raise WorkflowError(str(error)) from None
+
 
 # Baselines that the studies train, {name: settings}; a study's rule file adds its own before any job runs.
 BASELINES = {}

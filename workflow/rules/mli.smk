@@ -2,7 +2,10 @@ from dataclasses import asdict
 
 from lossatlas.studies.mli import plan
 
-MLI = plan.ensembles(config["mli"])
+try:
+    MLI = plan.ensembles(config["mli"])
+except LossAtlasError as error:
+    raise WorkflowError(str(error)) from None
 MLI_CONTROLS = plan.controls(MLI)
 BASELINES |= {name: asdict(baseline) for name, baseline in MLI.items()}
 MLI_RUNS = {key: config["mli"][key] for key in ("points", "trained_loss", "logit_rows")}
@@ -79,7 +82,11 @@ rule mli_measurements:
         controls_settings=MLI_LINES,
         runs_code=MLI_RUNS_CODE,
         controls_code=MLI_CONTROLS_CODE,
-        code=code("lossatlas.studies.mli.measurements"),
+        code=code(
+            "lossatlas.studies.mli.measurements",
+            "lossatlas.claims",
+            "lossatlas.tables",
+        ),
     message:
         "measure the claims of mli"
     script:
@@ -107,7 +114,7 @@ rule figure_mli:
         f"logs/{tier}/figure_mli.log",
     threads: 1
     params:
-        code=code("lossatlas.figures.mli"),
+        code=code("lossatlas.figures.mli", "lossatlas.tables"),
     message:
         "draw mli"
     script:

@@ -1,9 +1,8 @@
 from lossatlas import job
 
 with job.start(snakemake):
-    from lossatlas import artifacts
+    from lossatlas import artifacts, tables
     from lossatlas.figures import mli
-    from lossatlas.studies.mli import tables
 
     figure = mli.draw(
         tables.joined([artifacts.load_table(path) for path in snakemake.input.runs]),

@@ -1,7 +1,8 @@
 from lossatlas import job
 
 with job.start(snakemake):
-    from lossatlas import artifacts, data, device
+    from lossatlas import artifacts, device
+    from lossatlas.studies import baselines
     from lossatlas.studies.mli import controls
     from lossatlas.studies.settings import Baseline
 
@@ -13,7 +14,7 @@ with job.start(snakemake):
         snakemake.params.arms,
         baseline,
         training,
-        data.load(baseline.data, snakemake.config["data_dir"], download=snakemake.config["download"]),
+        baselines.data_set(baseline, snakemake.config["data_dir"], snakemake.config["download"]),
         snakemake.params.settings,
         device.resolve(snakemake.config["device"]),
     )

@@ -3,9 +3,8 @@ from lossatlas import job
 with job.start(snakemake):
     from pathlib import Path
 
-    from lossatlas import artifacts
-    from lossatlas.claims import load_ledger
-    from lossatlas.studies.mli import measurements, tables
+    from lossatlas import artifacts, claims, tables
+    from lossatlas.studies.mli import measurements
 
     params = snakemake.params
     runs = [
@@ -30,6 +29,8 @@ with job.start(snakemake):
     ]
     everything = measurements.Tables(tables.joined(runs), tables.joined(controls))
     about = {"parameters": {}, "inputs": [*snakemake.input.runs, *snakemake.input.controls], "code": params.code}
-    rows = tables.measurement_rows(measurements.measure(everything), load_ledger("claims"), snakemake.output.table)
+    rows = claims.measurement_rows(
+        measurements.measure(everything), claims.load_ledger("claims"), snakemake.output.table
+    )
     artifacts.save_table(snakemake.output.measurements, rows, **about)
     artifacts.save_table(snakemake.output.table, measurements.monotone_table(everything).to_dict("list"), **about)

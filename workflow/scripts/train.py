@@ -1,7 +1,7 @@
 from lossatlas import job
 
 with job.start(snakemake) as path:
-    from lossatlas import artifacts, data, device, progress
+    from lossatlas import artifacts, device, progress
     from lossatlas.checkpoint import Checkpoint
     from lossatlas.studies import baselines
     from lossatlas.studies.settings import Baseline
@@ -9,10 +9,10 @@ with job.start(snakemake) as path:
     baseline = Baseline.from_parameters(snakemake.params.baseline)
     training = baselines.run(
         baseline,
-        data.load(baseline.data, snakemake.config["data_dir"], download=snakemake.config["download"]),
+        baselines.data_set(baseline, snakemake.config["data_dir"], snakemake.config["download"]),
         device.resolve(snakemake.config["device"]),
         store=Checkpoint(path, snakemake.params.baseline, snakemake.params.code),
-        progress=progress.meter(f"train {snakemake.wildcards.ensemble}"),
+        progress=progress.meter(snakemake.wildcards.ensemble),
     )
     artifacts.save(
         snakemake.output[0],

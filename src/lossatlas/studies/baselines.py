@@ -22,6 +22,11 @@ class Problems(NamedTuple):
     test: NetworkProblem
 
 
+def data_set(baseline: Baseline, data_dir: str, download: bool) -> data.DataSet:
+    """The baseline's data set; see `lossatlas.data.load` for the errors."""
+    return data.load(baseline.data, data_dir, download=download, folder=baseline.folder or None)
+
+
 def build(baseline: Baseline, shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """A freshly initialised network for inputs of `shape`."""
     inputs = torch.Size(shape).numel()

@@ -15,6 +15,7 @@ class Baseline:
 
     data: str
     hidden: tuple[int, ...]
+    folder: str = ""
     architecture: str = "mlp"
     activation: str = "relu"
     batch_norm: bool = False

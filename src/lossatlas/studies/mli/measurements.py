@@ -307,6 +307,27 @@ def placebo(tables: Tables) -> Interval | None:
     return statistics.paired_share_difference(pairs["delta"] > MONOTONE, pairs["delta_far"] > MONOTONE)
 
 
+def _published_table(data: tuple[str, ...], threshold: float) -> Callable[[Tables], Interval | None]:
+    """Share of non-monotone runs over a whole published table, by the threshold that printed it."""
+
+    def share(tables: Tables) -> Interval | None:
+        runs = tables.plain[tables.plain["data"].isin(data) & _is_grid(tables.plain)]
+        return statistics.wilson(int((runs["delta"] > threshold).sum()), len(runs))
+
+    return share
+
+
+def _resnet(column: str, divisor: str | None = None) -> Callable[[Tables], Interval | None]:
+    """Mean over the seeds of the trained ResNets on CIFAR-10, each seed the mean of its runs."""
+
+    def mean(tables: Tables) -> Interval | None:
+        runs = tables.plain[(tables.plain["data"] == "cifar10") & tables.plain["architecture"].str.startswith("resnet")]
+        values = runs[column] / (runs[divisor] if divisor else 1)
+        return _by_seed(runs, values)
+
+    return mean
+
+
 def _flips(column: str) -> Callable[[Tables], Interval | None]:
     """Number of trained runs whose verdict changes with another definition of delta."""
 
@@ -372,6 +393,11 @@ MEASURES: dict[str, Callable[[Tables], Interval | None]] = {
     "mli.bn": batch_norm,
     "mli.adam": adam,
     "mli.lr": learning_rate,
+    "mli.table1": _published_table(("mnist", "fashion_mnist"), MONOTONE),
+    "mli.table2": _published_table(("cifar10",), 0.0),
+    "mli.table3": _published_table(("cifar10",), 0.0),
+    "mli.frankle_plateau": _resnet("plateau_loss"),
+    "mli.frankle_roughly": _resnet("delta", "loss_start"),
     "mli.gauss_smooth_delta": _gauss("gauss", "delta"),
     "mli.gauss_polygon_delta": _gauss("turning", "delta"),
     "mli.gauss_smooth_distance": _gauss("gauss", "distance"),

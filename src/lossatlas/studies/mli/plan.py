@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lossatlas.errors import LossAtlasError
 from lossatlas.studies.settings import Baseline
 
 LINES = (
@@ -13,46 +14,55 @@ LINES = (
 
 
 def ensembles(mli: Mapping[str, Any]) -> dict[str, Baseline]:
-    """{name: baseline} of everything the study trains; the names are those of the result files."""
+    """{name: baseline} of everything the study trains; the names are those of the result files.
+
+    Raises `LossAtlasError` for a grid that the study cannot use.
+    """
     plan: dict[str, Baseline] = {}
-    for data in mli["data"]:
+    if mli["grids"][0]["architecture"] != "mlp":
+        raise LossAtlasError("mli.grids: the first one must be an mlp, since the variations of one factor start there")
+    for grid in mli["grids"]:
+        if grid["data"] not in mli["trained_loss"]:
+            raise LossAtlasError(f"mli.trained_loss has no entry for {grid['data']}, the data of grid {grid['name']}")
         base = Baseline(
-            data=data,
-            hidden=tuple(mli["hidden"]),
-            architecture=mli["architecture"],
-            epochs=mli["epochs"][data],
-            batch_size=mli["batch_size"],
-            weight_decay=mli["weight_decay"],
-            schedule="milestones" if mli["milestones"] else "constant",
-            milestones=tuple(mli["milestones"]),
-            learning_rates=tuple(mli["learning_rates"]),
-            seeds=tuple(range(mli["seeds"])),
+            data=grid["data"],
+            folder=grid["folder"],
+            hidden=tuple(grid["hidden"]),
+            architecture=grid["architecture"],
+            epochs=grid["epochs"],
+            batch_size=grid["batch_size"],
+            weight_decay=grid["weight_decay"],
+            schedule="milestones" if grid["milestones"] else "constant",
+            milestones=tuple(grid["milestones"]),
+            learning_rates=tuple(grid["learning_rates"]),
+            seeds=tuple(range(grid["seeds"])),
         )
-        for optimizer in mli["optimizers"]:
-            plan[f"{data}-{optimizer}"] = replace(base, optimizer=optimizer)
-            plan[f"{data}-{optimizer}-bn"] = replace(base, optimizer=optimizer, batch_norm=True)
-    return plan | _variations(replace(plan[f"{mli['data'][0]}-momentum"], batch_norm=False), mli)
+        for optimizer in grid["optimizers"]:
+            plan[f"{grid['name']}-{optimizer}"] = replace(base, optimizer=optimizer)
+            plan[f"{grid['name']}-{optimizer}-bn"] = replace(base, optimizer=optimizer, batch_norm=True)
+    first = mli["grids"][0]["name"]
+    return plan | _variations(first, plan[f"{first}-momentum"], mli)
 
 
-def _variations(base: Baseline, mli: Mapping[str, Any]) -> dict[str, Baseline]:
-    """One factor changed at a time, on the first data set, at a few learning rates."""
+def _variations(grid: str, base: Baseline, mli: Mapping[str, Any]) -> dict[str, Baseline]:
+    """One factor changed at a time, on the first grid, at a few learning rates."""
     few = replace(base, learning_rates=tuple(mli["variation_rates"]))
     width = base.hidden[0]
     plan = {}
     for depth in mli["depths"]:
-        plan[f"{base.data}-depth{depth}"] = replace(few, hidden=(width,) * depth)
+        plan[f"{grid}-depth{depth}"] = replace(few, hidden=(width,) * depth)
     for narrow in mli["widths"]:
-        plan[f"{base.data}-width{narrow}"] = replace(few, hidden=(width, narrow))
+        plan[f"{grid}-width{narrow}"] = replace(few, hidden=(width, narrow))
     for activation in mli["activations"]:
-        plan[f"{base.data}-{activation}"] = replace(few, activation=activation)
+        plan[f"{grid}-{activation}"] = replace(few, activation=activation)
     if mli["initial_scales"]:
         scales = tuple(mli["initial_scales"])
-        plan[f"{base.data}-scale"] = replace(few, initial_scales=scales)
-        plan[f"{base.data}-scale-adam"] = replace(
+        plan[f"{grid}-scale"] = replace(few, initial_scales=scales)
+        plan[f"{grid}-scale-adam"] = replace(
             few, initial_scales=scales, optimizer="adam", learning_rates=tuple(mli["adam_rates"])
         )
     if mli["pushes"]:
-        plan[f"{base.data}-push"] = replace(
+        plan[f"{grid}-push"] = replace(
             base,
             learning_rates=(mli["push_rate"],),
             push_strength=mli["push_strength"],
@@ -60,7 +70,7 @@ def _variations(base: Baseline, mli: Mapping[str, Any]) -> dict[str, Baseline]:
             seeds=tuple(range(mli["push_seeds"])),
         )
     for bottleneck in mli["bottlenecks"]:
-        plan[f"{base.data}-autoencoder{bottleneck}"] = replace(
+        plan[f"{grid}-autoencoder{bottleneck}"] = replace(
             few,
             autoencoder=True,
             hidden=(32, bottleneck, 32),
@@ -71,7 +81,7 @@ def _variations(base: Baseline, mli: Mapping[str, Any]) -> dict[str, Baseline]:
 
 def controls(plan: Mapping[str, Baseline]) -> dict[str, tuple[str, ...]]:
     """{name: arms} of the ensembles whose lines are repeated with other starts, ends and bias schedules."""
-    chosen = {name: LINES for name, b in plan.items() if name == f"{b.data}-momentum" and b.architecture == "mlp"}
+    chosen = {name: LINES for name, b in plan.items() if name.endswith("-momentum") and b.architecture == "mlp"}
     chosen |= {name: ("placebo",) for name, b in plan.items() if len(b.pushes) > 2}
     depths = {name: len(b.hidden) for name, b in plan.items() if "-depth" in name}
     if depths:
@@ -80,6 +90,6 @@ def controls(plan: Mapping[str, Baseline]) -> dict[str, tuple[str, ...]]:
 
 
 def drawn(plan: Mapping[str, Baseline]) -> list[str]:
-    """The ensembles whose curves are drawn: the main grid of the first data set."""
-    first = next(iter(plan.values())).data
-    return [name for name, b in plan.items() if name.removesuffix("-bn") == f"{first}-{b.optimizer}"]
+    """The ensembles whose curves are drawn: the first grid."""
+    grid = next(iter(plan)).partition("-")[0]
+    return [name for name, b in plan.items() if name in (f"{grid}-{b.optimizer}", f"{grid}-{b.optimizer}-bn")]

@@ -57,7 +57,7 @@ def _identity(baseline: Baseline) -> dict[str, list]:
     rates, scales, pushes, seeds = (list(column) for column in zip(*members, strict=True))
     architecture = "autoencoder" if baseline.autoencoder else baseline.architecture
     shared = {
-        "data": baseline.data,
+        "data": baseline.folder or baseline.data,
         "architecture": f"{architecture}-{'-'.join(map(str, baseline.hidden))}-{baseline.activation}",
         "depth": len(baseline.hidden) if baseline.architecture == "mlp" else baseline.hidden[0],
         "optimizer": baseline.optimizer,

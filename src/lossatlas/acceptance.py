@@ -1,0 +1,49 @@
+"""Accepting a run: its tables and figures become the committed reference that `compare` and the README read."""
+
+import csv
+from io import StringIO
+from pathlib import Path
+
+from lossatlas import claims, claims_table, console
+from lossatlas.atomic import atomic
+from lossatlas.errors import LossAtlasError
+
+TABLES = ("claims.csv", "claims.md", "*/measurements.csv", "*/monotone.csv", "figures/*.png", "figures/*.svg")
+README_TIER = "default"
+
+
+def accept(root: Path, tier: str) -> list[str]:
+    """Copy tables and figures of `results/<tier>` to `results/reference/<tier>`; says which.
+
+    Also writes `costs.csv`, the seconds that each rule took, which the next run's forecast reads. Parameters and
+    curves stay behind. Raises `LossAtlasError` if the tier has no complete run.
+    """
+    run, reference = root / "results" / tier, root / "results" / "reference" / tier
+    if not (run / "claims.csv").exists():
+        raise LossAtlasError(f"{run}/claims.csv does not exist: run the {tier} tier first")
+    claims.read_csv(run / "claims.csv")
+    sources = sorted({path for pattern in TABLES for path in run.glob(pattern)})
+    for path in sources:
+        with atomic(reference / path.relative_to(run)) as handle:
+            handle.write(path.read_bytes())
+    text = StringIO()
+    writer = csv.DictWriter(text, ["rule", "jobs", "seconds"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(console.costs(root / "provenance", tier))
+    with atomic(reference / "costs.csv") as handle:
+        handle.write(text.getvalue().encode())
+    return [str(reference / path.relative_to(run)) for path in sources]
+
+
+def write_readme(root: Path) -> None:
+    """Put the accepted claims table of the default tier between the markers of the README."""
+    path = root / "README.md"
+    with atomic(path) as handle:
+        handle.write(readme(root).encode())
+
+
+def readme(root: Path) -> str:
+    """The README's text as it should be, from the accepted table."""
+    rows = claims.read_csv(root / "results" / "reference" / README_TIER / "claims.csv")
+    shown = [row for row in rows if row["verdict"] != "not run"]
+    return claims_table.with_table((root / "README.md").read_text(), claims_table.to_markdown(shown))
