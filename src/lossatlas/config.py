@@ -46,7 +46,7 @@ def reference_page(schema: Mapping[str, Any]) -> str:
         lines += ["", f"## `{title}`", "", section["description"].strip()] if title else []
         lines += ["", "| key | type | default | description |", "|---|---|---|---|"]
         lines += [
-            f"| `{key}` | {_type(entry)} | {_default(entry)} | {_one_line(entry)} |"
+            f"| `{key}` | {_type(entry)} | `{json.dumps(entry['default'])}` | {_one_line(entry)} |"
             for key, entry in section["properties"].items()
             if "properties" not in entry
         ]
@@ -66,10 +66,6 @@ def _sections(schema: Mapping[str, Any], title: str = "") -> Iterator[tuple[str,
 
 def _one_line(entry: Mapping[str, Any]) -> str:
     return " ".join(entry["description"].split()).replace("|", "\\|")
-
-
-def _default(entry: Mapping[str, Any]) -> str:
-    return f"`{json.dumps(entry['default'])}`" if "default" in entry else "must be given"
 
 
 def _type(entry: Mapping[str, Any]) -> str:

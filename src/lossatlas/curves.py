@@ -44,7 +44,8 @@ def minimum_delta_2021(losses: Tensor) -> Tensor:
         max((height for _, _, height in bumps(curve, released=True)), default=0.0)
         for curve in losses.reshape(-1, losses.shape[-1]).tolist()
     ]
-    return losses.new_tensor(heights).view(losses.shape[:-1])
+    found = losses.new_tensor(heights).view(losses.shape[:-1])
+    return found.masked_fill(losses.isnan().any(-1), torch.nan)
 
 
 def bump_width(losses: Tensor) -> Tensor:
@@ -76,23 +77,27 @@ def below_chord_share(losses: Tensor) -> Tensor:
 def plateau_length(curve: Tensor) -> Tensor:
     """Largest alpha up to which the curve keeps above curve(0) - 0.1 (curve(0) - curve(1)), (..., A) -> (...).
 
-    NaN where the curve does not end below its start (nothing is lost that could be kept), or is NaN itself.
+    NaN where the curve does not end below its start (nothing is lost that could be kept), or has a NaN.
     """
     first, last = curve[..., :1], curve[..., -1:]
     kept = (curve >= first - 0.1 * (first - last)).cummin(-1).values
     length = (kept.sum(-1) - 1).double() / (curve.shape[-1] - 1)
-    return length.masked_fill(~(last < first)[..., 0], torch.nan)
+    undefined = ~(last < first)[..., 0] | curve.isnan().any(-1)
+    return length.masked_fill(undefined, torch.nan)
 
 
 def distances(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Euclidean distance (k,) between parameters (k, P), and the same divided by the norm of the start."""
-    distance = (end - start).norm(dim=-1)
-    return distance, distance / start.norm(dim=-1)
+    """Euclidean distance (k,) between parameters (k, P), and the same divided by the norm of the start.
+
+    In float64, since the squares of a run that blew up leave the range of float32.
+    """
+    distance = (end.double() - start.double()).norm(dim=-1)
+    return distance, distance / start.double().norm(dim=-1)
 
 
 def logit_linearity(logits: Tensor) -> Tensor:
     """Integral over alpha of the mean squared distance of the paths (r, A, C) from their chords."""
-    moved = logits - logits[:, :1]
+    moved = (logits - logits[:, :1]).double()
     chord = moved[:, -1:]
     along = (moved * chord).sum(-1, keepdim=True) / chord.square().sum(-1, keepdim=True).clamp_min(1e-300)
     return torch.trapezoid((moved - along * chord).square().sum(-1).mean(0), dx=1 / (logits.shape[1] - 1))
@@ -144,11 +149,13 @@ def gauss_length(velocity: Tensor, acceleration: Tensor) -> tuple[Tensor, Tensor
 def indicatrix_diameter(paths: Tensor) -> Tensor:
     """Greatest angle between any two edges of paths (..., A, C) -> (...), in radians; at most the turning.
 
-    Below pi/2 the squared distance to the path's end falls strictly, whatever the path (the certificate).
+    Below pi/2 the squared distance to the path's end falls strictly, whatever the path (the certificate). A path that
+    stands still has the diameter 0.
     """
     edges = _directions(paths)
     cosine = (edges @ edges.mT).flatten(-2).amin(-1).clamp(-1, 1)
-    return torch.arccos(cosine)
+    moves = (edges != 0).flatten(-2).any(-1)
+    return torch.where(moves, torch.arccos(cosine), 0.0)
 
 
 def certified(paths: Tensor) -> Tensor:

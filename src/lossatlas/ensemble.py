@@ -4,14 +4,13 @@
 all members at once: activations carry a leading member axis, which has length 1 as long as every member still sees
 the same input, so the first layer of a shared minibatch is one matrix product for the whole ensemble.
 
-Supported leaf layers are batched by their own rule (`layer_rule.register` adds one); a module that has no rule is
+Supported leaf layers are batched by their own rule (`rule` adds one); a module that has no rule is
 called member by member, so any `nn.Module` works.
 """
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import NamedTuple
 
 import torch
@@ -98,33 +97,35 @@ class Norm(nn.Module):
         """One member, x (n, C, ...); used inside modules that are called member by member."""
         weight = None if self.weight is None else self.weight[None]
         bias = None if self.bias is None else self.bias[None]
-        self.recorded = self.given or statistics(x[None])
-        return normalise(x[None], weight, bias, self.given, self.eps)[0]
+        y, self.recorded = normalise(x[None], weight, bias, self.given, self.eps)
+        return y[0]
 
 
-def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, given: Statistics | None, eps: float) -> Tensor:
-    """x (k, n, C, ...) normalised over all axes but member and channel, then scaled; weight, bias (k, C)."""
-    if given is None and weight is not None and len(weight) == len(x):
-        # torch's fused kernel sees members as further channels; 2.6 times faster than the formula below
-        members = x.transpose(0, 1)
-        y = F.batch_norm(members.flatten(1, 2), None, None, weight.flatten(), bias.flatten(), True, eps=eps)
-        return y.view(members.shape).transpose(0, 1)
-    mean, var, _ = given or statistics(x)
-    scale = torch.rsqrt(var + eps)
+def normalise(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, given: Statistics | None, eps: float
+) -> tuple[Tensor, Statistics]:
+    """x (k, n, C, ...) normalised over all axes but member and channel, then scaled; weight, bias (k, C).
+
+    With the statistics given, or else those of x; returns those that were used. Plain reductions, not torch's fused
+    kernel: that one gives a member other bits when more members are evaluated beside it.
+    """
+    tail = (1,) * (x.dim() - 3)
+
+    def spread(value: Tensor) -> Tensor:
+        return value.view(value.shape[0], 1, value.shape[1], *tail)
+
+    if given is None:
+        axes = [axis for axis in range(x.dim()) if axis not in (0, 2)]
+        mean = x.mean(axes)
+        centred = x - spread(mean)
+        given = Statistics(mean, centred.square().mean(axes), x[0].numel() // x.shape[2])
+    else:
+        centred = x - spread(given.mean)
+    scale = torch.rsqrt(given.var + eps)
     if weight is not None:
         scale = scale * weight
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + bias
-    shape = (scale.shape[0], 1, scale.shape[1]) + (1,) * (x.dim() - 3)
-    return torch.addcmul(shift.view(shape), x, scale.view(shape))
-
-
-def statistics(x: Tensor) -> Statistics:
-    """The statistics of x (k, n, C, ...) over all axes but member and channel."""
-    axes = [axis for axis in range(x.dim()) if axis not in (0, 2)]
-    var, mean = torch.var_mean(x, axes, correction=0)
-    return Statistics(mean, var, x[0].numel() // x.shape[2])
+    y = centred * spread(scale) if bias is None else torch.addcmul(spread(bias), centred, spread(scale))
+    return y, given
 
 
 def without_running_statistics(module: nn.Module) -> nn.Module:
@@ -134,6 +135,8 @@ def without_running_statistics(module: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 norm = Norm(child.num_features, child.eps, child.affine)
+                if child.affine:
+                    norm.to(child.weight.device, child.weight.dtype)
                 norm.load_state_dict({k: v for k, v in child.state_dict().items() if k in ("weight", "bias")})
                 setattr(parent, name, norm)
     return result
@@ -156,77 +159,102 @@ def forward(
     params: {name: (k, *shape)}, as `Layout.split` returns them. `given` holds normalisation moments to use instead
     of those of the input itself; those that were used are put into `record`, where one is given.
     """
-    return layer_rule(module, params, x, {} if given is None else given, record)
+    return run_layer(module, params, x, {} if given is None else given, record)
 
 
-@singledispatch
-def layer_rule(layer: nn.Module, params: dict[str, Tensor], x: Tensor, given: Moments, record: Moments) -> Tensor:
-    """The batched forward of one layer. Here: no rule, so call it once, or once a member if it has parameters."""
-    if not params:
-        return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+Rule = Callable[[nn.Module, dict[str, Tensor], Tensor, Moments, Moments | None], Tensor]
+RULES: dict[type[nn.Module], Rule] = {}  # by exact type, since a subclass may compute something else
+
+
+def rule(*layers: type[nn.Module]) -> Callable[[Rule], Rule]:
+    """Register the batched forward (layer, params, x, given, record) -> output of some types of layer."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(layers, function))
+        return function
+
+    return register
+
+
+def run_layer(layer: nn.Module, params: dict[str, Tensor], x: Tensor, given: Moments, record: Moments | None) -> Tensor:
+    """`forward` of one layer: by its rule if it has one that fits, else member by member."""
+    all_trained = all(name in params for name, _ in layer.named_parameters(recurse=False))
+    zero_padded = getattr(layer, "padding_mode", "zeros") == "zeros"
+    if type(layer) in RULES and all_trained and zero_padded and not shares_parameters(layer):
+        return RULES[type(layer)](layer, params, x, given, record)
+    return _member_by_member(layer, params, x, given, record)
+
+
+def shares_parameters(module: nn.Module) -> bool:
+    """Whether a parameter, or a layer with parameters, occurs more than once in a module."""
+    return len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
+
+
+def _member_by_member(layer, params, x, given, record):
     norms = [m for m in layer.modules() if isinstance(m, Norm)]
-    k = next(iter(params.values())).shape[0]
-    outputs, moments = [], []
+    if not params and not norms:
+        return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    k = max([x.shape[0], *(len(value) for value in params.values())])
+    outputs, used = [], []
     for i in range(k):
         for norm in norms:
             norm.given = _member(given[norm], i) if norm in given else None
         member = {name: value[i] for name, value in params.items()}
         outputs.append(functional_call(layer, member, (x[i if x.shape[0] > 1 else 0],)))
-        moments.append([norm.recorded for norm in norms])
+        used.append([norm.recorded for norm in norms])
     for j, norm in enumerate(norms):
-        record[norm] = Statistics(
-            torch.cat([m[j].mean for m in moments]),
-            torch.cat([m[j].var for m in moments]),
-            moments[0][j].count,
-        )
+        if record is not None:
+            mean, var = (torch.cat([getattr(u[j], name) for u in used]) for name in ("mean", "var"))
+            record[norm] = Statistics(mean, var, used[0][j].count)
         norm.given = norm.recorded = None
     return torch.stack(outputs)
 
 
-@layer_rule.register
-def _(layer: nn.Sequential, params, x, given, record):
-    for name, child in layer.named_children():
-        x = layer_rule(child, child_parameters(params, name), x, given, record)
+@rule(nn.Sequential)
+def _(layer, params, x, given, record):
+    for name, child in layer._modules.items():  # named_children() would skip a layer that stands there twice
+        x = run_layer(child, child_parameters(params, name), x, given, record)
     return x
 
 
-@layer_rule.register
-def _(layer: nn.Linear, params, x, given, record):
+@rule(nn.Linear)
+def _(layer, params, x, given, record):
     weight, bias = params["weight"], params.get("bias")
     k, out, _ = weight.shape
     if x.shape[0] == 1:
         y = F.linear(x[0], weight.flatten(0, 1), None if bias is None else bias.flatten())
         return y.unflatten(-1, (k, out)).movedim(-2, 0)
-    if bias is None:
-        return x @ weight.mT
+    if bias is None or x.dim() != 3:
+        y = x.flatten(1, -2) @ weight.mT
+        y = y if bias is None else y + bias[:, None]
+        return y.unflatten(1, x.shape[1:-1])
     return torch.baddbmm(bias[:, None], x, weight.mT)
 
 
-@layer_rule.register(nn.Conv1d)
-@layer_rule.register(nn.Conv2d)
+@rule(nn.Conv1d, nn.Conv2d)
 def _(layer, params, x, given, record):
     convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
     weight, bias = params["weight"], params.get("bias")
     k, out = weight.shape[:2]
-    shared = x.shape[0] == 1
+    shared = x.shape[0] == 1 and (k == 1 or layer.groups == 1)
     y = convolve(
-        x[0] if shared else x.movedim(0, 1).flatten(1, 2),
+        x[0] if shared else x.expand(k, *x.shape[1:]).movedim(0, 1).flatten(1, 2),
         weight.flatten(0, 1),
         None if bias is None else bias.flatten(),
         layer.stride,
         layer.padding,
         layer.dilation,
-        layer.groups if shared and k == 1 else layer.groups * (1 if shared else k),
+        layer.groups if shared else layer.groups * k,
     )
     return y.unflatten(1, (k, out)).movedim(1, 0)
 
 
-@layer_rule.register
-def _(layer: Norm, params, x, given, record):
-    used = given.get(layer)
+@rule(Norm)
+def _(layer, params, x, given, record):
+    y, used = normalise(x, params.get("weight"), params.get("bias"), given.get(layer), layer.eps)
     if record is not None:
-        used = record[layer] = used or statistics(x)
-    return normalise(x, params.get("weight"), params.get("bias"), used, layer.eps)
+        record[layer] = used
+    return y
 
 
 def _member(statistics: Statistics, i: int) -> Statistics:
@@ -251,8 +279,15 @@ def in_chunks(function: Callable[..., Tensor | tuple], theta: Tensor, *others: T
     return torch.cat(parts)
 
 
-def chunk_size(problem, theta: Tensor) -> int:
-    """How many members fit the cache (or, on an accelerator, a share of its memory) at once."""
+def chunk_size(problem, theta: Tensor, wanted: int | None = None) -> int:
+    """Members of a chunk: `wanted`, or how many fit the cache (on an accelerator, a share of its memory) at once.
+
+    All of them where each has rows of its own, since such a problem is made for exactly k members.
+    """
+    if getattr(problem, "own_rows", False):
+        return len(theta)
+    if wanted:
+        return wanted
     budget = CACHE_BYTES if theta.device.type == "cpu" else DEVICE_BYTES
     per_member = getattr(problem, "activation_numel", problem.dim) * theta.element_size()
     return max(1, budget // max(1, per_member))
@@ -261,7 +296,7 @@ def chunk_size(problem, theta: Tensor) -> int:
 def loss(problem, theta: Tensor, chunk: int | None = None) -> Tensor:
     """Losses (k,) of the members theta (k, P), without a graph."""
     with torch.no_grad():
-        return in_chunks(problem, theta, size=chunk or chunk_size(problem, theta))
+        return in_chunks(problem, theta, size=chunk_size(problem, theta, chunk))
 
 
 def gradient(problem, theta: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
@@ -272,7 +307,7 @@ def gradient(problem, theta: Tensor, chunk: int | None = None) -> tuple[Tensor, 
         value = problem(block)
         return value.detach(), torch.autograd.grad(value.sum(), block)[0]
 
-    return in_chunks(value_and_gradient, theta, size=chunk or chunk_size(problem, theta))
+    return in_chunks(value_and_gradient, theta, size=chunk_size(problem, theta, chunk))
 
 
 def hessian_vector(problem, theta: Tensor, vector: Tensor, chunk: int | None = None) -> Tensor:
@@ -283,4 +318,4 @@ def hessian_vector(problem, theta: Tensor, vector: Tensor, chunk: int | None = N
         (slope,) = torch.autograd.grad(problem(block).sum(), block, create_graph=True)
         return torch.autograd.grad((slope * direction).sum(), block)[0]
 
-    return in_chunks(product, theta, vector, size=chunk or chunk_size(problem, theta))
+    return in_chunks(product, theta, vector, size=chunk_size(problem, theta, chunk))

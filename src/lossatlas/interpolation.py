@@ -134,13 +134,13 @@ class _Block:
 
 def split_first(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     """(head, tail) of a Sequential, the head ending with its first linear or convolutional layer; else None."""
-    if not isinstance(module, nn.Sequential):
+    if type(module) is not nn.Sequential or ensemble.shares_parameters(module):
         return None
-    children = list(module.named_children())
+    children = list(module._modules.items())
     for i, (_, child) in enumerate(children):
-        if isinstance(child, nn.Linear | nn.Conv1d | nn.Conv2d):
+        if type(child) in (nn.Linear, nn.Conv1d, nn.Conv2d):
             return nn.Sequential(OrderedDict(children[: i + 1])), nn.Sequential(OrderedDict(children[i + 1 :]))
-        if next(child.parameters(), None) is not None:
+        if any(True for _ in child.parameters()) or any(isinstance(m, ensemble.Norm) for m in child.modules()):
             return None
     return None
 

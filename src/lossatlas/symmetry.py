@@ -1,5 +1,6 @@
 """Changes of a multilayer perceptron's parameters that leave its function as it is."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -23,14 +24,14 @@ def hidden_layers(problem: NetworkProblem) -> list[tuple[str, str | None, str]]:
     ]
 
 
-def permuted(problem: NetworkProblem, theta: Tensor, generator: torch.Generator) -> Tensor:
-    """The members theta (k, P) with the units of every hidden layer in a random order, another for each member."""
+def permuted(problem: NetworkProblem, theta: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """The members theta (k, P) with the units of every hidden layer in a random order, from a generator for each."""
     params = {name: value.clone() for name, value in problem.layout.split(theta).items()}
     k = len(theta)
     members = torch.arange(k, device=theta.device)[:, None]
     for name, norm, consumer in hidden_layers(problem):
         units = params[f"{name}.weight"].shape[1]
-        order = torch.rand(k, units, generator=generator).argsort(-1).to(theta.device)
+        order = torch.stack([torch.randperm(units, generator=g) for g in generators]).to(theta.device)
         for key in (f"{name}.weight", f"{name}.bias", f"{norm}.weight", f"{norm}.bias"):
             if key in params:
                 params[key] = params[key][members, order]
@@ -65,7 +66,8 @@ def rescaled_to_distance(problem: NetworkProblem, origin: Tensor, theta: Tensor,
         middle = (low + high) / 2
         short = (rescaled(problem, theta, middle) - origin).norm(dim=-1) < distance
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-    return rescaled(problem, theta, low)
+    near = (theta - origin).norm(dim=-1) < distance
+    return torch.where(near[:, None], rescaled(problem, theta, low), theta)
 
 
 def _joined(layout: Layout, params: dict[str, Tensor]) -> Tensor:

@@ -67,8 +67,8 @@ class Training:
 
     initial, final (k, P); kept {step: (k, P)}, parameters after that many steps; losses (k, epochs), the mean
     minibatch loss of each epoch (moving parameters, penalty included, NaN once diverged); diverged_at (k,) int64,
-    the step whose loss or gradient was not finite, -1 where there was none. A member that diverged stays where it
-    last was finite.
+    the step whose loss, gradient or result was not finite, -1 where there was none. A member that diverged stays
+    where it last was finite.
     """
 
     initial: Tensor
@@ -140,11 +140,12 @@ def train(
     saved_at = time.monotonic()
     while state.step < recipe.steps:
         epoch = state.step // epoch_steps
-        for part in _epoch(problem, recipe, orders, epoch, min(epoch_steps, recipe.steps - state.step)):
+        steps = min(epoch_steps, recipe.steps - state.step)
+        for part in _epoch(problem, recipe, orders, epoch, steps):
             _take_step(state, part, recipe, rate, penalty, epoch)
             if state.step in keep:
                 state.kept[state.step] = state.theta.clone()
-        state.losses[:, epoch] /= epoch_steps
+        state.losses[:, epoch] /= steps
         if store and state.step < recipe.steps and time.monotonic() - saved_at > SAVE_SECONDS:
             store.save(state.saved())
             saved_at = time.monotonic()
@@ -218,5 +219,9 @@ def _take_step(state: _State, problem, recipe: Recipe, rate: Tensor, penalty, ep
         state.displacement.zero_()
         state.optimizer.step()
         move = state.displacement.mul_((rate * recipe.rate_factor(state.step))[:, None])
-        theta += move.masked_fill(stopped[:, None], 0.0)
+        moved = theta + move
+        # a sum is finite only if all its terms are, and costs one pass
+        off = (state.diverged_at < 0) & ~moved.sum(-1).isfinite()
+        state.diverged_at.masked_fill_(off, state.step)
+        state.theta = torch.where((stopped | off)[:, None], theta, moved)
         state.step += 1

@@ -59,12 +59,11 @@ def _curves(axes: Axes, runs: pd.DataFrame, curves: Mapping[str, Artifact], data
 
 def _shares(axes: Axes, table: pd.DataFrame, data: str) -> None:
     """Share of non-monotone runs among the trained ones against the learning rate, with Wilson limits."""
-    for offset, ((optimizer, batch_norm), arm) in zip(
-        (0.94, 0.98, 1.02, 1.06), table.groupby(["optimizer", "batch_norm"]), strict=False
-    ):
+    arms = list(table.groupby(["optimizer", "batch_norm"]))
+    for i, ((optimizer, batch_norm), arm) in enumerate(arms):
         label, colour, marker = ARMS.get((optimizer, bool(batch_norm)), (optimizer, "0.5", "."))
         arm = arm[arm["trained"] > 0].sort_values("learning_rate")
-        x = arm["learning_rate"] * offset
+        x = arm["learning_rate"] * 1.06 ** (i - (len(arms) - 1) / 2)  # side by side, not on top of each other
         errors = np.abs(arm[["low", "high"]].to_numpy().T - arm["violating_share"].to_numpy())
         axes.errorbar(
             x, arm["violating_share"], errors, color=colour, marker=marker, markersize=4, capsize=2, label=label

@@ -54,6 +54,7 @@ def save(figure: Figure, path: str | Path) -> None:
     """Write a figure, whole or not at all; the same figure gives the same bytes."""
     buffer = BytesIO()
     kind = Path(path).suffix.removeprefix(".")
-    figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    with paper():  # the salt of SVG's names and the resolution are read when a figure is written
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     with atomic(path) as handle:
         handle.write(buffer.getvalue())

@@ -126,15 +126,15 @@ def resnet(depth: int, classes: int = 10, norm: str = "batch") -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
 
 
-@ensemble.layer_rule.register
-def _(layer: ResidualBlock, params, x, given, record):
+@ensemble.rule(ResidualBlock)
+def _(layer, params, x, given, record):
     def run(name: str, x: Tensor) -> Tensor:
-        return ensemble.layer_rule(getattr(layer, name), ensemble.child_parameters(params, name), x, given, record)
+        return ensemble.run_layer(getattr(layer, name), ensemble.child_parameters(params, name), x, given, record)
 
     branch = run("branch", x)
     return F.relu(run("shortcut", x) + (branch if layer.scale is None else run("scale", branch)))
 
 
-@ensemble.layer_rule.register
-def _(layer: Scale, params, x, given, record):
+@ensemble.rule(Scale)
+def _(layer, params, x, given, record):
     return params["weight"].view(-1, *[1] * (x.dim() - 1)) * x

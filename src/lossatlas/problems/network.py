@@ -73,15 +73,17 @@ class NetworkProblem:
         """Numbers in the largest activation that one example makes."""
         pair = (self.x[0] if self.own_rows else self.x)[:2]  # batch statistics need two rows
         sizes = [pair.numel()]
-        hooks = [
-            m.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel()))
-            for m in self.module.modules()
-            if not list(m.children())
-        ]
-        with torch.no_grad():
-            self.module(pair)
-        for hook in hooks:
-            hook.remove()
+
+        def note(_module, _inputs, output):
+            sizes.append(output.numel() if isinstance(output, Tensor) else output[0].numel())
+
+        hooks = [m.register_forward_hook(note) for m in self.module.modules() if not list(m.children())]
+        try:
+            with torch.no_grad():
+                self.module(pair)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return max(sizes) // len(pair)
 
     @property
@@ -111,6 +113,9 @@ class NetworkProblem:
 
     def on(self, rows: Tensor) -> "NetworkProblem":
         """The same network on some rows: (m,) for all members, or (k, m), a set for each member."""
+        if self.own_rows:
+            members = torch.arange(len(self.y), device=rows.device)[:, None]
+            return replace(self, x=self.x[members, rows], y=self.y[members, rows])
         return replace(self, x=self.x[rows], y=self.y[rows], own_rows=rows.dim() == 2)
 
     def minibatch(self, size: int, generator: torch.Generator) -> "NetworkProblem":
@@ -130,8 +135,8 @@ class NetworkProblem:
         if self.moments:
             raise LossAtlasError("move the problem first, then give it moments: they belong to its layers")
         module = copy.deepcopy(self.module).to(device, dtype)
-        y = self.y.to(device, dtype if self.y.is_floating_point() else None)
-        return replace(self, module=module, x=self.x.to(device, dtype), y=y)
+        x, y = (t.to(device, dtype if t.is_floating_point() else None) for t in (self.x, self.y))
+        return replace(self, module=module, x=x, y=y)
 
     def _targets(self, k: int) -> Tensor:
         return self.y if self.own_rows else self.y.expand(k, *self.y.shape)

@@ -69,21 +69,20 @@ def push_outwards(
     Lucas et al. 2021 (`outR`) take one radius R for all tensors; that would pull wide layers inwards. Tensors that
     start at zero have no radius and are left out; c = 0 switches the penalty off.
     """
-    active = (pushes > 0).to(theta.dtype)[:, None]
-    norms = _tensor_norms(problem, theta)
-    weights = active * (norms > 0)
-    radii = pushes[:, None] * norms
+    squares = _tensor_squares(problem, theta)
+    weights = strength * (pushes > 0)[:, None] * (squares > 0)
+    radii = pushes[:, None] * squares.sqrt()
 
     def penalty(theta: Tensor) -> Tensor:
-        return strength * (weights * (_tensor_norms(problem, theta) - radii).square()).sum(-1)
+        norms = _tensor_squares(problem, theta).clamp_min(1e-24).sqrt()  # the root has a gradient at zero, too
+        return (weights * (norms - radii).square()).sum(-1)
 
     return penalty
 
 
-def _tensor_norms(problem: NetworkProblem, theta: Tensor) -> Tensor:
-    """Norm of each parameter tensor, (k, tensors); its gradient at zero is zero."""
-    squares = [part.flatten(1).square().sum(-1) for part in problem.layout.split(theta).values()]
-    return torch.stack(squares, -1).clamp_min(1e-24).sqrt()
+def _tensor_squares(problem: NetworkProblem, theta: Tensor) -> Tensor:
+    """Squared norm of each parameter tensor, (k, tensors)."""
+    return torch.stack([part.flatten(1).square().sum(-1) for part in problem.layout.split(theta).values()], -1)
 
 
 def run(

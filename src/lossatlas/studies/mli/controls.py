@@ -30,11 +30,11 @@ def measure(
 
     Arms: `own`, `fresh` (index: which), `noise`, `zero` starts; `permuted` end; `homogeneous` bias schedule;
     `layer-own`, `layer-fresh` (index: which layer is moved back alone); pairs `init-init` and `end-end` of seeds;
-    and `placebo`, for which see there. Only members trained at one of the variation rates take part.
+    and `placebo`, for which see there. Members that were not pushed take part at the variation rates only.
     """
     problem = baselines.problems(baseline, data_set, device).train
     members = baseline.members()
-    taken = [i for i, (rate, *_) in enumerate(members) if rate in mli["variation_rates"]]
+    taken = [i for i, (rate, _, push, _) in enumerate(members) if push or rate in mli["variation_rates"]]
     start, end = (torch.as_tensor(training[name])[taken].to(device) for name in ("initial", "final"))
     members = [members[i] for i in taken]
     rows = []
@@ -54,15 +54,20 @@ def _lines(
     end: Tensor,
     mli: Mapping[str, Any],
 ) -> Iterator[tuple[str, int, Tensor, Tensor, Tensor | None]]:
-    name = (baseline.data, *baseline.hidden)
+
+    def generators(arm: str) -> list[torch.Generator]:
+        """One a member, named by it, so that another rate or seed moves no other member's numbers."""
+        names = [("mli", "controls", arm, baseline.data, *baseline.hidden, rate, s) for rate, _, _, s in members]
+        return [torch.Generator().manual_seed(seed(*name)) for name in names]
+
     yield "own", 0, start, end, None
     fresh = baselines.starts(baseline, data_set, [1000 + i for i in range(mli["fresh_starts"])]).to(device=start.device)
     for i, other in enumerate(fresh):
         yield "fresh", i, other.expand_as(end), end, None
-    noise = torch.randn(start.shape, generator=_generator(*name, "noise")).to(start.device)
+    noise = torch.stack([torch.randn(problem.dim, generator=g) for g in generators("noise")]).to(start.device)
     yield "noise", 0, noise * (start.norm(dim=-1) / noise.norm(dim=-1))[:, None], end, None
     yield "zero", 0, torch.zeros_like(end), end, None
-    yield "permuted", 0, start, permuted(problem, end, _generator(*name, "permuted")), None
+    yield "permuted", 0, start, permuted(problem, end, generators("permuted")), None
     yield "homogeneous", 0, start, end, homogeneous(problem)
     for i, layer in enumerate(layer_masks(problem)):
         yield "layer-own", i, torch.where(layer, start, end), end, None
@@ -81,7 +86,7 @@ def _placebo(
     start is that of the largest push with the same seed: same start, same function at the end, other line. `index`
     counts the pushes.
     """
-    pushes = sorted({push for _, _, push, _ in members} - {0.0})
+    pushes = sorted({push for _, _, push, _ in members})
     of_push = [[i for i, member in enumerate(members) if member[2] == push] for push in pushes]
     distance = (end[of_push[-1]] - start[of_push[-1]]).norm(dim=-1)
     rows = []
@@ -141,7 +146,3 @@ def _rows(arm: str, index: int, members: Sequence[Member], line: Sweep) -> list[
         {"arm": arm, "index": index, "learning_rate": rate, "seed": s, **value}
         for (rate, _, _, s), value in zip(members, values, strict=True)
     ]
-
-
-def _generator(*axes: str | int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed("mli", "controls", *axes))

@@ -155,7 +155,7 @@ def _certified(column: str) -> Callable[[Tables], Interval]:
 
 def _arms(tables: Tables) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """All runs of the near arm (the smallest radius whose runs all train) and of the far one (the largest)."""
-    pushed = tables.pushed[tables.pushed["push"] > 0]
+    pushed = tables.pushed
     trains = pushed.groupby("push")["trained"].all()
     if not trains.any() or trains.idxmax() == pushed["push"].max():
         return None
@@ -251,7 +251,7 @@ def plateau_bias(tables: Tables) -> Interval | None:
     if lines.empty:
         return None
     keys = ["ensemble", "learning_rate", "seed"]
-    deepest = max(set(lines["ensemble"]), key=lambda name: _depth(tables, name))
+    deepest = max(sorted(set(lines["ensemble"])), key=lambda name: _depth(tables, name))
     lines = lines[lines["ensemble"] == deepest].merge(tables.classifiers[keys], on=keys)
     pairs = lines[lines["arm"] == "own"].merge(lines[lines["arm"] == "homogeneous"], on=keys, suffixes=("", "_h"))
     return _by_seed(pairs, pairs["plateau_error"] - pairs["plateau_error_h"])
@@ -301,7 +301,7 @@ def placebo(tables: Tables) -> Interval | None:
     arms, lines = _arms(tables), tables.controls[tables.controls["arm"] == "placebo"]
     if arms is None or lines.empty:
         return None
-    radii = sorted(set(tables.pushed["push"]) - {0.0})
+    radii = sorted(set(tables.pushed["push"]))
     lines = lines[lines["index"] == radii.index(arms[0]["push"].iloc[0])]
     pairs = lines.merge(arms[1][["seed", "delta"]], on="seed", suffixes=("", "_far"))
     return statistics.paired_share_difference(pairs["delta"] > MONOTONE, pairs["delta_far"] > MONOTONE)

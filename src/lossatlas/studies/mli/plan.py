@@ -66,7 +66,7 @@ def _variations(grid: str, base: Baseline, mli: Mapping[str, Any]) -> dict[str, 
             base,
             learning_rates=(mli["push_rate"],),
             push_strength=mli["push_strength"],
-            pushes=(0.0, *mli["pushes"]),
+            pushes=tuple(mli["pushes"]),
             seeds=tuple(range(mli["push_seeds"])),
         )
     for bottleneck in mli["bottlenecks"]:
@@ -82,7 +82,7 @@ def _variations(grid: str, base: Baseline, mli: Mapping[str, Any]) -> dict[str, 
 def controls(plan: Mapping[str, Baseline]) -> dict[str, tuple[str, ...]]:
     """{name: arms} of the ensembles whose lines are repeated with other starts, ends and bias schedules."""
     chosen = {name: LINES for name, b in plan.items() if name.endswith("-momentum") and b.architecture == "mlp"}
-    chosen |= {name: ("placebo",) for name, b in plan.items() if len(b.pushes) > 2}
+    chosen |= {name: ("placebo",) for name, b in plan.items() if len(b.pushes) > 1}
     depths = {name: len(b.hidden) for name, b in plan.items() if "-depth" in name}
     if depths:
         chosen[max(depths, key=depths.get)] = ("own", "homogeneous")

@@ -40,7 +40,7 @@ def measure(
     table["test_delta"] = curves.minimum_delta(held_out.loss).tolist()
     table["delta_fine"] = curves.minimum_delta(fine.loss).tolist()
     table["distance"], table["relative_distance"] = (d.tolist() for d in curves.distances(start, end))
-    table["start_norm"], table["end_norm"] = start.norm(dim=-1).tolist(), end.norm(dim=-1).tolist()
+    table["start_norm"], table["end_norm"] = (theta.double().norm(dim=-1).tolist() for theta in (start, end))
     table |= _turning_columns(line.logits.transpose(1, 2))
     table |= _smooth_columns(problems.train, start, end, line.alphas, line.logits)
     table["noise"] = _noise(problems.train, start, end, mli["points"])
@@ -59,7 +59,7 @@ def _identity(baseline: Baseline) -> dict[str, list]:
     shared = {
         "data": baseline.folder or baseline.data,
         "architecture": f"{architecture}-{'-'.join(map(str, baseline.hidden))}-{baseline.activation}",
-        "depth": len(baseline.hidden) if baseline.architecture == "mlp" else baseline.hidden[0],
+        "depth": baseline.hidden[0] if baseline.architecture == "resnet" else len(baseline.hidden),
         "optimizer": baseline.optimizer,
         "batch_norm": baseline.batch_norm,
         "autoencoder": baseline.autoencoder,
@@ -126,7 +126,7 @@ def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict
     if problem.normalised:
         nan = [float("nan")] * len(start)
         return {"gauss": nan, "gauss_certified": nan, "gauss_flips": nan}
-    few = problem.on(torch.arange(min(SMOOTH_ROWS, problem.rows)))
+    few = problem.on(torch.arange(min(SMOOTH_ROWS, logits.shape[2]), device=start.device))
     polygon = curves.turning(logits.transpose(1, 2)[:, : few.rows])
     lengths = torch.stack(
         [curves.gauss_length(*velocities(few, a, b, alphas))[0] for a, b in zip(start, end, strict=True)]
