@@ -31,7 +31,7 @@ smoke: $(STAMP)
 	$(BIN)/snakemake --cores all --configfile config/smoke.yaml
 
 compare-smoke: $(STAMP)
-	$(BIN)/snakemake --cores all --configfile config/smoke.yaml compare
+	$(BIN)/snakemake compare --cores all --configfile config/smoke.yaml
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -118,14 +118,15 @@ td p {{ color: #555; font-size: 85%; margin: .3em 0 0; }}
 tr.reproduced td:last-child {{ background: #d6e9f8; }}
 tr.not-reproduced td:last-child {{ background: #fbdcc4; }}
 </style></head><body>
-<h1>Claims</h1>
+<h1>Loss Atlas</h1>
+{images}
+<h2>Claims</h2>
 <p>{summary}</p>
 <table><thead><tr>{headings}</tr></thead><tbody>
 {body}
 </tbody></table>
 <h2>Sources</h2>
 <ul>{citations}</ul>
-{images}
 <script>{script}</script>
 </body></html>
 """

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ def done_line(config: Mapping[str, Any]) -> str:
     return "report and claims table: " + " · ".join(made) if made else "done"
 
 
-def failure_lines(log: str) -> str:
-    """The end of each failed job's own log, and the command that retries. `log`: Snakemake's log file."""
-    text = Path(log).read_text() if Path(log).exists() else ""
+def failure_lines(logs_of_run: Iterable[str]) -> str:
+    """The end of each failed job's own log, and the command that retries. logs_of_run: Snakemake's own log files."""
+    text = "\n".join(Path(path).read_text() for path in logs_of_run if Path(path).exists())
     failed = re.findall(r"^Error in rule (\w+)[:,]?.*?(?=^\S|\Z)", text, flags=re.MULTILINE | re.DOTALL)
     logs = dict.fromkeys(re.findall(r"^\s+log: (\S+)", text, flags=re.MULTILINE))
     lines = [f"failed: {', '.join(dict.fromkeys(failed)) or 'see above'}"]

@@ -49,12 +49,13 @@ def minimum_delta_2021(losses: Tensor) -> Tensor:
 
 
 def bump_width(losses: Tensor) -> Tensor:
-    """Width in alpha of each curve's highest bump, (..., A) -> (...); 0 where the curve is monotone."""
+    """Width in alpha of each curve's highest bump, (..., A) -> (...); 0 where the curve is monotone, NaN with a NaN."""
     widths = []
     for curve in losses.reshape(-1, losses.shape[-1]).tolist():
         start, end, _ = max(bumps(curve), key=lambda bump: bump[2], default=(0, 0, 0.0))
         widths.append((end - start) / (len(curve) - 1))
-    return losses.new_tensor(widths).view(losses.shape[:-1])
+    found = losses.new_tensor(widths).view(losses.shape[:-1])
+    return found.masked_fill(losses.isnan().any(-1), torch.nan)
 
 
 def greatest_step(losses: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def test_a_changed_parameter_reruns_only_its_rules(disturbed, run_snakemake):
 def test_one_figure_alone_has_the_same_bytes_again(disturbed, run_snakemake):
     before = digests(disturbed)
     (disturbed / "results/smoke/figures/mli.png").unlink()
-    done = run_snakemake(disturbed, *SMOKE, "figure_mli")
+    done = run_snakemake(disturbed, "figure_mli", *SMOKE)
     assert done.returncode == 0, done.stdout[-3000:]
     assert planned(done.stdout) == {"figure_mli": 1}
     assert digests(disturbed) == before
@@ -142,10 +142,10 @@ def test_compare_fails_and_prints_the_row_that_got_lost(disturbed, run_snakemake
     rows = claims.read_csv(disturbed / "results/smoke/claims.csv")
     reference.parent.mkdir(parents=True)
     claims.write_csv(rows, reference)
-    assert run_snakemake(disturbed, *SMOKE, "compare").returncode == 0
+    assert run_snakemake(disturbed, "compare", *SMOKE).returncode == 0
     lost = next(row for row in rows if row["verdict"] == "not comparable" and row["measured"])
     claims.write_csv([{**row, "verdict": "reproduced"} if row is lost else row for row in rows], reference)
-    done = run_snakemake(disturbed, *SMOKE, "compare")
+    done = run_snakemake(disturbed, "compare", *SMOKE)
     assert done.returncode != 0
     assert f"{lost['id']}: was reproduced, is not comparable" in done.stdout
 

@@ -21,7 +21,7 @@ ARMS = {  # (optimizer, batch_norm): label, colour, marker
     ("adam", False): ("Adam", style.RED, "^"),
     ("adam", True): ("Adam, BN", style.ORANGE, "D"),
 }
-FLOOR = 1e-7  # where a minimum delta of zero is drawn on a logarithmic axis
+FLOOR = 1e-5  # where a minimum delta of (nearly) zero is drawn on a logarithmic axis
 
 
 def draw(runs: pd.DataFrame, table: pd.DataFrame, curves: Mapping[str, Artifact]) -> Figure:
@@ -33,8 +33,9 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, curves: Mapping[str, Artifact]
         _shares(axes[0, 1], table[table["data"] == data], data)
         _scatter(axes[1, 0], runs, "distance", "distance from initialisation  ‖θ_T − θ₀‖", "c  rise against distance")
         _scatter(axes[1, 1], runs, "turning", "mean turning of the logit path  (rad)", "d  rise against turning")
+        axes[1, 1].set_xscale("linear")
         axes[1, 1].axvline(RIGHT_ANGLE, **style.THRESHOLD)
-        style.tag(axes[1, 1], "π/2", (RIGHT_ANGLE, 0.02), "0.35", xycoords=("data", "axes fraction"))
+        style.tag(axes[1, 1], " π/2", (RIGHT_ANGLE, 0.95), "0.35", xycoords=("data", "axes fraction"))
         return figure
 
 
@@ -70,8 +71,7 @@ def _shares(axes: Axes, table: pd.DataFrame, data: str) -> None:
         )
     axes.set(xscale="log", xlabel="learning rate", ylabel=f"share with min Δ > {MONOTONE:g}", ylim=(-0.03, 1.03))
     axes.legend(frameon=False, loc="best")
-    n = int(table["runs"].max())
-    axes.set_title(f"b  non-monotone runs, {data} (≤ {n} seeds, 95 %)")
+    axes.set_title(f"b  non-monotone runs, {data}")
 
 
 def _scatter(axes: Axes, runs: pd.DataFrame, x: str, label: str, title: str) -> None:
@@ -95,7 +95,6 @@ def _scatter(axes: Axes, runs: pd.DataFrame, x: str, label: str, title: str) -> 
             pushed[x], pushed["delta"].clip(lower=FLOOR), s=14, facecolor="none", edgecolor=colour, linewidth=0.8
         )
     axes.axhline(MONOTONE, **style.THRESHOLD)
-    style.tag(
-        axes, "non-monotone above", (0.99, MONOTONE * 1.2), "0.35", xycoords=("axes fraction", "data"), ha="right"
-    )
-    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="min Δ  (0 is drawn at the floor)", title=title)
+    style.tag(axes, "non-monotone above", (0.01, MONOTONE * 1.15), "0.35", xycoords=("axes fraction", "data"))
+    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="min Δ  (loss)", title=title, ylim=(FLOOR / 2, None))
+    axes.set_yticks([FLOOR, 1e-4, 1e-3, 1e-2, 1e-1], ["0", "$10^{-4}$", "$10^{-3}$", "$10^{-2}$", "$10^{-1}$"])

@@ -70,7 +70,7 @@ def push_outwards(
     start at zero have no radius and are left out; c = 0 switches the penalty off.
     """
     squares = _tensor_squares(problem, theta)
-    weights = strength * (pushes > 0)[:, None] * (squares > 0)
+    weights = strength * ((pushes > 0)[:, None] & (squares > 0)).to(theta.dtype)
     radii = pushes[:, None] * squares.sqrt()
 
     def penalty(theta: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def _correlation(name: str, runs: pd.DataFrame, x: str, y: str, groups: list[str
 
 
 def _exact(value: float, n: int) -> Interval:
-    return Interval(float(value), float(value), float(value), n)
+    return Interval(float(value), float(value), float(value), int(n))
 
 
 def _paired(name: str, a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> Interval | None:
@@ -143,7 +143,7 @@ def persists(tables: Tables) -> Interval:
 
 
 def sufficient(tables: Tables) -> Interval:
-    return _exact(tables.runs["certified_rises"].sum(), len(tables.runs))
+    return _exact(tables.runs["certified_rises"].sum(), tables.runs["certified"].sum())
 
 
 def _certified(column: str) -> Callable[[Tables], Interval]:
@@ -212,7 +212,7 @@ def learning_rate(tables: Tables) -> Interval:
 
 def _gauss(estimator: str, other: str) -> Callable[[Tables], Interval]:
     def correlation(tables: Tables) -> Interval:
-        runs = tables.classifiers[tables.classifiers["gauss"].notna()]
+        runs = tables.classifiers[tables.classifiers[estimator].notna()]
         return _correlation(f"{estimator}-{other}", runs, estimator, other)
 
     return correlation
@@ -344,8 +344,8 @@ def flip_threshold(tables: Tables) -> Interval:
 
 
 def flip_gauss(tables: Tables) -> Interval:
-    flips = tables.classifiers["gauss_flips"].dropna()
-    return _exact(flips.sum(), len(flips))
+    runs = tables.classifiers[tables.classifiers["gauss_flips"].notna()]
+    return _exact(runs["gauss_flips"].sum(), runs["gauss_paths"].sum())
 
 
 def grid_check(tables: Tables) -> Interval:

@@ -109,6 +109,7 @@ def _turning_columns(paths: Tensor) -> dict[str, list]:
         "turning": turned.mean(-1).tolist(),
         "turning_certified": (turned < curves.RIGHT_ANGLE).double().mean(-1).tolist(),
         "diameter": diameter.mean(-1).tolist(),
+        "certified": certified.sum(-1).tolist(),
         "certified_share": certified.double().mean(-1).tolist(),
         "certified_rises": (certified & rises).sum(-1).tolist(),
         "stacked_turning": curves.turning(stacked).tolist(),
@@ -125,7 +126,7 @@ def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict
     """
     if problem.normalised:
         nan = [float("nan")] * len(start)
-        return {"gauss": nan, "gauss_certified": nan, "gauss_flips": nan}
+        return {"gauss": nan, "gauss_certified": nan, "gauss_paths": nan, "gauss_flips": nan}
     few = problem.on(torch.arange(min(SMOOTH_ROWS, logits.shape[2]), device=start.device))
     polygon = curves.turning(logits.transpose(1, 2)[:, : few.rows])
     lengths = torch.stack(
@@ -135,6 +136,7 @@ def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict
     return {
         "gauss": lengths.mean(-1).tolist(),
         "gauss_certified": (lengths < curves.RIGHT_ANGLE).double().mean(-1).tolist(),
+        "gauss_paths": [few.rows] * len(start),
         "gauss_flips": flips.sum(-1).tolist(),
     }
 
