@@ -20,6 +20,7 @@ from lossatlas.data import DataSet
 from lossatlas.device import resolve
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import mli as figure_module
+from lossatlas.interpolation import sweep
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.seeds import seed
@@ -109,6 +110,22 @@ def test_controls_and_figure_take_ensembles_of_the_plan(tier):
     assert {arm for arms in chosen.values() for arm in arms} >= set(plan.LINES)
     assert set(plan.drawn(found)) <= set(found)
     assert len(plan.drawn(found)) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "digits"},  # of another grid: its results would overwrite that one's
+        {"data": "cifar10"},  # no filter for the runs that train
+        {"optimizers": ["adam"]},  # nothing to start the variations from
+    ],
+)
+def test_grids_that_cannot_be_planned_are_refused_in_a_sentence(change):
+    mli = settings()
+    which = 0 if "optimizers" in change else 1
+    mli["grids"][which] = {**mli["grids"][which], **change}
+    with pytest.raises(LossAtlasError, match="grid"):
+        plan.ensembles(mli)
 
 
 def test_members_are_the_product_of_their_settings_in_order_and_survive_json():
@@ -267,6 +284,17 @@ def test_noise_has_the_norm_of_the_start():
     every = controls._lines(problem, TINY, tiny_data(), members, start, start, MLI)
     ((_, _, noise, _, _),) = [line for line in every if line[0] == "noise"]
     torch.testing.assert_close(noise.norm(dim=-1), start.norm(dim=-1), rtol=1e-5, atol=0)  # float32
+
+
+def test_on_the_homogeneous_schedule_the_winner_never_changes_and_on_the_linear_one_it_does():
+    # from zero, z = alpha^3 s + alpha^3 b, so the order of the classes is that at the end (after Wang et al. 2022)
+    problem = NetworkProblem(mlp((1, 1, 1, 2)).double(), torch.ones(1, 1).double(), torch.zeros(1, dtype=torch.int64))
+    end = torch.tensor([[1.0, 0, 1.0, 0, 2.0, 1.0, 0, 0.3]], dtype=torch.float64)  # signals 2 and 1, biases 0 and 0.3
+    start = torch.zeros_like(end)
+    linear, bent = (sweep(problem, start, end, 50, exponents=e).error[0] for e in (None, controls.homogeneous(problem)))
+    assert bent[1:].tolist() == [0.0] * 49  # at zero all logits are equal
+    switch = 0.3**0.5
+    assert linear[1:].tolist() == [float(i / 49 < switch) for i in range(1, 50)]
 
 
 def test_the_placebo_is_the_near_network_at_the_far_distance():

@@ -19,8 +19,15 @@ def ensembles(mli: Mapping[str, Any]) -> dict[str, Baseline]:
     Raises `LossAtlasError` for a grid that the study cannot use.
     """
     plan: dict[str, Baseline] = {}
-    if mli["grids"][0]["architecture"] != "mlp":
-        raise LossAtlasError("mli.grids: the first one must be an mlp, since the variations of one factor start there")
+    names = [grid["name"] for grid in mli["grids"]]
+    first = mli["grids"][0]
+    if len(set(names)) < len(names):
+        raise LossAtlasError(f"mli.grids: {', '.join(names)} must have different names, since files are named by them")
+    if first["architecture"] != "mlp" or "momentum" not in first["optimizers"]:
+        raise LossAtlasError(
+            f"mli.grids: {first['name']}, the first, must be an mlp with momentum among its optimizers, since the "
+            "variations of one factor start from it"
+        )
     for grid in mli["grids"]:
         if grid["data"] not in mli["trained_loss"]:
             raise LossAtlasError(f"mli.trained_loss has no entry for {grid['data']}, the data of grid {grid['name']}")
@@ -40,8 +47,7 @@ def ensembles(mli: Mapping[str, Any]) -> dict[str, Baseline]:
         for optimizer in grid["optimizers"]:
             plan[f"{grid['name']}-{optimizer}"] = replace(base, optimizer=optimizer)
             plan[f"{grid['name']}-{optimizer}-bn"] = replace(base, optimizer=optimizer, batch_norm=True)
-    first = mli["grids"][0]["name"]
-    return plan | _variations(first, plan[f"{first}-momentum"], mli)
+    return plan | _variations(first["name"], plan[f"{first['name']}-momentum"], mli)
 
 
 def _variations(grid: str, base: Baseline, mli: Mapping[str, Any]) -> dict[str, Baseline]:

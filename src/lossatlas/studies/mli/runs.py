@@ -17,7 +17,6 @@ from lossatlas.training import minibatch_rows
 
 SMOOTH_ROWS = 32  # examples of each run whose smooth Gauss length is integrated
 FLOAT64_ROWS = 256  # examples of the comparison with float64
-FLOAT64_RUNS = 2  # runs of each ensemble in it
 
 
 def measure(
@@ -43,7 +42,8 @@ def measure(
     table["start_norm"], table["end_norm"] = (theta.double().norm(dim=-1).tolist() for theta in (start, end))
     table |= _turning_columns(line.logits.transpose(1, 2))
     table |= _smooth_columns(problems.train, start, end, line.alphas, line.logits)
-    table["noise"] = _noise(problems.train, start, end, mli["points"])
+    one_a_setting = [i for i, (*_, s) in enumerate(baseline.members()) if s == baseline.seeds[0]]
+    table["noise"] = _noise(problems.train, start, end, mli["points"], one_a_setting)
     table["delta_ema"] = [float("nan")] * len(start)
     if problems.train.normalised:
         averaged = sweep(_with_ema(problems.train, baseline), start, end, mli["points"]).loss
@@ -141,14 +141,15 @@ def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict
     }
 
 
-def _noise(problem: NetworkProblem, start: Tensor, end: Tensor, points: int) -> list[float]:
-    """2 max |L - L64| on some rows, a bound on the rounding error of delta; NaN for the runs that are left out."""
+def _noise(problem: NetworkProblem, start: Tensor, end: Tensor, points: int, taken: list[int]) -> list[float]:
+    """2 max |L - L64| on some rows, a bound on the rounding error of delta; NaN for the runs that are not taken."""
     few = problem.on(torch.arange(min(FLOAT64_ROWS, problem.rows), device=start.device))
-    ends = start[:FLOAT64_RUNS], end[:FLOAT64_RUNS]
+    ends = start[taken], end[taken]
     single = sweep(few, *ends, points).loss
     double = sweep(few.to(dtype=torch.float64), *(e.double() for e in ends), points).loss
-    bound = (2 * (single - double).abs().amax(-1)).tolist()
-    return bound + [float("nan")] * (len(start) - len(bound))
+    bounds = torch.full((len(start),), torch.nan, dtype=torch.float64)
+    bounds[taken] = 2 * (single - double).abs().amax(-1).cpu()
+    return bounds.tolist()
 
 
 def _with_ema(problem: NetworkProblem, baseline: Baseline) -> NetworkProblem:
