@@ -65,6 +65,8 @@ def sweep(
     """
     if start.shape != end.shape or start.dim() != 2:
         raise LossAtlasError(f"a sweep needs starts and ends (k, P), not {tuple(start.shape)}, {tuple(end.shape)}")
+    if problem.own_rows:
+        raise LossAtlasError("a sweep needs one set of rows for all members: take the problem before `on(rows)`")
     alphas = torch.linspace(0, 1, n_points, dtype=torch.float64, device=start.device)
     curves = []
     with torch.no_grad():

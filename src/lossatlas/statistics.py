@@ -84,6 +84,25 @@ def paired_share_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> 
     return Interval((only_a - only_b) / n, max(centre - half, -1.0), min(centre + half, 1.0), n)
 
 
+def clustered_mean(
+    x: ArrayLike, clusters: Sequence[Hashable], bounds: tuple[float, float], level: float = 0.95
+) -> Interval:
+    """The mean over clusters (configurations) of their own means, with Student's interval; `Interval.n` counts them.
+
+    Few clusters of shares often agree to the last digit, and then the spread says nothing: the limits are those that
+    Wilson's interval has for n of n, `bounds` being the least and the greatest value that x can have.
+    """
+    x, codes = _sample(x), _codes(clusters)
+    means = np.array([x[codes == code].mean() for code in dict.fromkeys(codes.tolist())])
+    found = t_interval(means, level)
+    if found.n == 0 or np.ptp(means) > 0:
+        low, high = (found.low, found.high) if found.n > 1 else bounds
+    else:
+        slack = 1 - wilson(found.n, found.n, level).low
+        low, high = found.value - slack * (found.value - bounds[0]), found.value + slack * (bounds[1] - found.value)
+    return Interval(found.value, max(low, bounds[0]), min(high, bounds[1]), found.n)
+
+
 def bootstrap(
     statistic: Callable,
     samples: ArrayLike | Mapping[str, ArrayLike],

@@ -42,12 +42,17 @@ def permuted(problem: NetworkProblem, theta: Tensor, generators: Sequence[torch.
 def rescaled(problem: NetworkProblem, theta: Tensor, factors: Tensor) -> Tensor:
     """The members theta (k, P) with the first hidden layer multiplied by factors (k,) > 0 and the next divided.
 
-    Leaves the function of a ReLU network without normalisation as it is, since relu(c x) = c relu(x).
+    Leaves the function of a ReLU network without normalisation as it is, since relu(c x) = c relu(x). Raises
+    `LossAtlasError` for another network.
     """
+    allowed = nn.Sequential | nn.Flatten | nn.Linear | nn.ReLU
+    if not all(isinstance(module, allowed) for module in problem.module.modules()):
+        raise LossAtlasError("layers can be rescaled against each other in ReLU networks without normalisation only")
     (name, _, consumer), *_ = hidden_layers(problem)
     params = dict(problem.layout.split(theta))
     params[f"{name}.weight"] = params[f"{name}.weight"] * factors[:, None, None]
-    params[f"{name}.bias"] = params[f"{name}.bias"] * factors[:, None]
+    if f"{name}.bias" in params:
+        params[f"{name}.bias"] = params[f"{name}.bias"] * factors[:, None]
     params[f"{consumer}.weight"] = params[f"{consumer}.weight"] / factors[:, None, None]
     return _joined(problem.layout, params)
 

@@ -50,6 +50,8 @@ class NetworkProblem:
             raise LossAtlasError(f"loss {self.loss!r} is unknown; use one of {', '.join(LOSSES)}")
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()):
             object.__setattr__(self, "module", ensemble.without_running_statistics(self.module))
+        if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training for m in self.module.modules()):
+            raise LossAtlasError("the network drops units at random, so it has no loss at a point: call .eval() first")
 
     @cached_property
     def layout(self) -> Layout:

@@ -49,7 +49,8 @@ def problems(baseline: Baseline, data_set: data.DataSet, device: str = "cpu") ->
         target, loss = (x.flatten(1), "squared_error") if baseline.autoencoder else (y, "cross_entropy")
         return NetworkProblem(module, inputs(x), target, loss).to(device)
 
-    module = build(baseline, tuple(data_set.train_x.shape[1:]), data_set.classes)
+    with torch.random.fork_rng(devices=[]):  # the initialisation is not used; the caller's random state stays
+        module = build(baseline, tuple(data_set.train_x.shape[1:]), data_set.classes)
     training = problem(data_set.train_x, data_set.train_y)
     held_out = replace(problem(data_set.test_x, data_set.test_y), module=training.module)
     return Problems(training, replace(held_out, moments=exact_moments(training)) if training.normalised else held_out)

@@ -101,7 +101,7 @@ def homogeneous(problem: NetworkProblem) -> Tensor:
     """Exponents (P,) of the homogeneous bias schedule (Wang et al. 2022): last-layer bias by alpha^depth, else 1."""
     layout = problem.layout
     depth = len(hidden_layers(problem)) + 1
-    last = layout.names[-1]
+    last = f"{hidden_layers(problem)[-1][2]}.bias"
     return torch.cat(
         [
             torch.full((size,), float(depth if name == last else 1), device=problem.x.device)

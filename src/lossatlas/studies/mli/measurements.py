@@ -1,6 +1,7 @@
 """From the tables of runs and controls to the numbers that the claims are judged by.
 
-The unit is the configuration (ensemble, learning rate, initial scale, push); seeds repeat it. Intervals are 95 %.
+The unit is the configuration (ensemble, learning rate, initial scale, push); seeds repeat it. Intervals are 95 %:
+Student's over configurations for means, a bootstrap over them for correlations.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from lossatlas.seeds import seed
 from lossatlas.statistics import Interval
 from lossatlas.studies.mli import toys
 
+SMALLEST_RISE = 1e-4  # smaller rises of the loss, and falls, count as this when logarithms are taken
 PAIRED = ["data", "architecture", "learning_rate", "seed"]
 
 
@@ -93,8 +95,11 @@ def _rng(name: str) -> np.random.Generator:
     return np.random.default_rng(seed("mli", "bootstrap", name))
 
 
-def _mean(name: str, runs: pd.DataFrame, values: np.ndarray | pd.Series) -> Interval:
-    return statistics.bootstrap(np.mean, np.asarray(values, float), _rng(name), clusters=_configurations(runs))
+SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
+
+
+def _mean(runs: pd.DataFrame, values: np.ndarray | pd.Series, bounds: tuple[float, float]) -> Interval:
+    return statistics.clustered_mean(np.asarray(values, float), _configurations(runs), bounds)
 
 
 def _correlation(name: str, runs: pd.DataFrame, x: str, y: str, groups: list[str] | None = None) -> Interval:
@@ -108,13 +113,13 @@ def _exact(value: float, n: int) -> Interval:
     return Interval(float(value), float(value), float(value), int(n))
 
 
-def _paired(name: str, a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> Interval | None:
+def _paired(a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> Interval | None:
     """P(violates) in a minus in b, over runs that are in both."""
     pairs = a.merge(b, on=keys, suffixes=("", "_b"))
     if pairs.empty:
         return None
     difference = (pairs["delta"] > MONOTONE).to_numpy(float) - (pairs["delta_b"] > MONOTONE).to_numpy(float)
-    return _mean(name, pairs, difference)
+    return _mean(pairs, difference, DIFFERENCE)
 
 
 # --- the measures, one a claim ----------------------------------------------------------------------------------------
@@ -122,7 +127,7 @@ def _paired(name: str, a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> Int
 
 def typical(tables: Tables) -> Interval:
     runs = tables.plain[tables.plain["optimizer"].isin(["sgd", "momentum"])]
-    return _mean("typical", runs, 1 - _violates(runs))
+    return _mean(runs, 1 - _violates(runs), SHARE)
 
 
 def persists(tables: Tables) -> Interval:
@@ -136,9 +141,8 @@ def persists(tables: Tables) -> Interval:
         if rates.empty:
             continue
         ordered = sorted(rates.index)
-        for rate in {rates["loss"].idxmin(), ordered[(len(ordered) - 1) // 2]}:
-            runs = cell[cell["learning_rate"] == rate]
-            outcomes.append(statistics.wilson(int((1 - _violates(runs)).sum()), len(runs)).low > 0.5)
+        runs = cell[cell["learning_rate"].isin([rates["loss"].idxmin(), ordered[(len(ordered) - 1) // 2]])]
+        outcomes.append(statistics.wilson(int((1 - _violates(runs)).sum()), len(runs)).low > 0.5)
     return _exact(np.mean(outcomes) if outcomes else nan, len(outcomes))
 
 
@@ -148,7 +152,7 @@ def sufficient(tables: Tables) -> Interval:
 
 def _certified(column: str) -> Callable[[Tables], Interval]:
     def share(tables: Tables) -> Interval:
-        return _mean(column, tables.autoencoders, tables.autoencoders[column])
+        return _mean(tables.autoencoders, tables.autoencoders[column], SHARE)
 
     return share
 
@@ -172,10 +176,10 @@ def violations(tables: Tables) -> Interval | None:
 
 def violations_systematic(tables: Tables) -> Interval | None:
     runs = tables.classifiers
-    grid = runs[_is_grid(runs) & (runs["data"] == tables.runs["data"].iloc[0])]
     far = [arm for _, arm in runs[runs["push"] > 1].groupby("push")]
     far += [arm for _, arm in runs[runs["initial_scale"] < 1].groupby(["optimizer", "initial_scale"])]
-    far += [arm for _, arm in grid[grid["learning_rate"] >= 0.3].groupby("learning_rate")]
+    for _, arm in runs[_is_grid(runs)].groupby(["data", "optimizer", "batch_norm"]):
+        far.append(arm[arm["learning_rate"] == arm["learning_rate"].max()])
     if not far:
         return None
     level = 1 - 0.05 / len(far)
@@ -192,13 +196,12 @@ def _trend(name: str, groups: list[str] | None) -> Callable[[Tables], Interval]:
 
 def batch_norm(tables: Tables) -> Interval | None:
     runs = tables.plain[_is_grid(tables.plain)]
-    return _paired("bn", runs[runs["batch_norm"]], runs[~runs["batch_norm"]], [*PAIRED, "optimizer"])
+    return _paired(runs[runs["batch_norm"]], runs[~runs["batch_norm"]], [*PAIRED, "optimizer"])
 
 
 def adam(tables: Tables) -> Interval | None:
     runs = tables.plain[_is_grid(tables.plain)]
     return _paired(
-        "adam",
         runs[runs["optimizer"] == "adam"],
         runs[runs["optimizer"] == "momentum"],
         [*PAIRED, "batch_norm"],
@@ -230,7 +233,7 @@ def _against_own(arm: str, curve: str) -> Callable[[Tables], Interval | None]:
         own = lines[lines["arm"] == "own"].groupby(keys)["monotone"].mean()
         other = lines[lines["arm"] == arm].groupby(keys)["monotone"].mean()
         change = (other - own).dropna().reset_index()
-        return _mean(f"{arm}-{curve}", change, change["monotone"]) if len(change) else None
+        return _mean(change, change["monotone"], DIFFERENCE) if len(change) else None
 
     return difference
 
@@ -284,7 +287,7 @@ def layers(tables: Tables) -> Interval | None:
         return None
     keys = ["ensemble", "learning_rate", "seed"]
     lines = lines.merge(tables.classifiers[keys], on=keys)
-    rise = np.log((lines["loss_start"] - lines["loss_end"]).clip(lower=1e-12))
+    rise = np.log((lines["loss_start"] - lines["loss_end"]).clip(lower=SMALLEST_RISE))
     table = rise.groupby([lines["ensemble"], lines["seed"], lines["index"]]).mean().unstack("index").dropna()
     if len(table) < 2:
         return None
@@ -303,7 +306,8 @@ def placebo(tables: Tables) -> Interval | None:
         return None
     radii = sorted(set(tables.pushed["push"]))
     lines = lines[lines["index"] == radii.index(arms[0]["push"].iloc[0])]
-    pairs = lines.merge(arms[1][["seed", "delta"]], on="seed", suffixes=("", "_far"))
+    far = arms[1][arms[1]["trained"]]
+    pairs = lines.merge(far[["seed", "delta"]], on="seed", suffixes=("", "_far"))
     return statistics.paired_share_difference(pairs["delta"] > MONOTONE, pairs["delta_far"] > MONOTONE)
 
 
@@ -389,7 +393,7 @@ MEASURES: dict[str, Callable[[Tables], Interval | None]] = {
     "mli.violations": violations,
     "mli.violations_systematic": violations_systematic,
     "mli.violations_trend": _trend("trend", None),
-    "mli.violations_trend_within_lr": _trend("trend-lr", ["learning_rate"]),
+    "mli.violations_trend_within_lr": _trend("trend-lr", ["data", "optimizer", "batch_norm", "learning_rate"]),
     "mli.bn": batch_norm,
     "mli.adam": adam,
     "mli.lr": learning_rate,

@@ -40,7 +40,8 @@ def measure(
     table["delta_fine"] = curves.minimum_delta(fine.loss).tolist()
     table["distance"], table["relative_distance"] = (d.tolist() for d in curves.distances(start, end))
     table["start_norm"], table["end_norm"] = (theta.double().norm(dim=-1).tolist() for theta in (start, end))
-    table |= _turning_columns(line.logits.transpose(1, 2))
+    table |= _turning_columns(fine.logits.transpose(1, 2))
+    table["turning_coarse"] = curves.turning(line.logits.transpose(1, 2)).mean(-1).tolist()
     table |= _smooth_columns(problems.train, start, end, line.alphas, line.logits)
     one_a_setting = [i for i, (*_, s) in enumerate(baseline.members()) if s == baseline.seeds[0]]
     table["noise"] = _noise(problems.train, start, end, mli["points"], one_a_setting)
@@ -80,7 +81,8 @@ def _curve_columns(loss: Tensor, error: Tensor, baseline: Baseline, mli: Mapping
         "loss_start": loss[:, 0],
         "loss_end": loss[:, -1],
         "error_end": error[:, -1],
-        "delta": curves.minimum_delta(loss),
+        # where logits leave the range of floats the loss is NaN: a rise without bound
+        "delta": curves.minimum_delta(loss).nan_to_num(nan=torch.inf),
         "delta_2021": curves.minimum_delta_2021(loss),
         "delta_error": curves.minimum_delta(error),
         "bump_width": curves.bump_width(loss),
@@ -97,7 +99,7 @@ def _curve_columns(loss: Tensor, error: Tensor, baseline: Baseline, mli: Mapping
 
 
 def _turning_columns(paths: Tensor) -> dict[str, list]:
-    """Of logit paths (k, r, A, C): each example by itself, and all examples stacked into one path."""
+    """Of logit paths (k, r, A, C) on the refined grid: each example by itself, and all stacked into one path."""
     diameter = curves.indicatrix_diameter(paths)
     to_end = curves.distance_to_end(paths)
     # Squared distances are sums of float32 logits, so a rise below their rounding error is none.
