@@ -1,4 +1,4 @@
-"""Print what is measured beside what is promised: `python -m benchmarks`, or one of them: `python -m benchmarks sweep`."""
+"""`python -m benchmarks` prints what is measured beside what is promised; `python -m benchmarks sweep` a part of it."""
 
 import os
 import platform
@@ -25,4 +25,5 @@ def main() -> None:
             print(speed.row(), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,12 @@
 """The loss along the line between two networks, against loss-landscapes 3.0.6 (the peer that PyPI has)."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
-from loss_landscapes import linear_interpolation
+from loss_landscapes import linear_interpolation, point
 from loss_landscapes.metrics import Loss
+from torch import Tensor
 
 from benchmarks.measure import Speed, must_agree, paired_seconds, synthetic
 from lossatlas.ensemble import stack
@@ -23,12 +26,13 @@ def run(widths: tuple[int, ...], rows: int, target: float, repeats: int = 7) -> 
     problem = NetworkProblem(start, x, y)
     metric = Loss(F.cross_entropy, x, y)
 
-    def ours():
-        # the peer steps before it evaluates, so its points are i / 50 for i = 1..50: ours has the start as well
-        return sweep(problem, theta[:1], theta[1:], POINTS + 1).loss[0, 1:]
+    def ours() -> Tensor:
+        return sweep(problem, theta[:1], theta[1:], POINTS).loss[0]
 
-    def theirs():
-        return torch.from_numpy(linear_interpolation(start, end, metric, POINTS, deepcopy_model=True))
+    def theirs() -> Tensor:
+        # the peer steps before it evaluates, so the start is a call of its own; it changes the networks it is given
+        rest = linear_interpolation(start, end, metric, POINTS - 1, deepcopy_model=True)
+        return torch.tensor([point(copy.deepcopy(start), metric), *rest])
 
     claim = f"{POINTS}-point sweep of {'-'.join(map(str, widths))}, {rows} rows, vs loss-landscapes"
     must_agree(ours(), theirs(), claim)

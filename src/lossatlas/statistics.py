@@ -89,15 +89,16 @@ def clustered_mean(
 ) -> Interval:
     """The mean over clusters (configurations) of their own means, with Student's interval; `Interval.n` counts them.
 
-    Few clusters of shares often agree to the last digit, and then the spread says nothing: the limits are those that
-    Wilson's interval has for n of n, `bounds` being the least and the greatest value that x can have.
+    Few clusters of shares often agree to the last digit (one always does), and then the spread says nothing: the limits
+    are those that Wilson's interval has for n of n, `bounds` being the least and the greatest value that x can have.
     """
     x, codes = _sample(x), _codes(clusters)
     means = np.array([x[codes == code].mean() for code in dict.fromkeys(codes.tolist())])
+    if len(means) == 0:
+        return Interval(nan, nan, nan, 0)
     found = t_interval(means, level)
-    if found.n == 0 or np.ptp(means) > 0:
-        low, high = (found.low, found.high) if found.n > 1 else bounds
-    else:
+    low, high = found.low, found.high
+    if np.ptp(means) == 0:
         slack = 1 - wilson(found.n, found.n, level).low
         low, high = found.value - slack * (found.value - bounds[0]), found.value + slack * (bounds[1] - found.value)
     return Interval(found.value, max(low, bounds[0]), min(high, bounds[1]), found.n)

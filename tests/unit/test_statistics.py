@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lossatlas import statistics
 from lossatlas.errors import LossAtlasError
 from lossatlas.statistics import (
     bootstrap,
@@ -313,3 +314,40 @@ def test_the_stratified_bootstrap_resamples_runs_within_their_task():
         lambda scores: scores[:, 2].mean() - scores[:, 0].mean(), x, np.random.default_rng(22)
     )
     assert (interval.value, *limits(interval)) == (3.0, 3.0, 3.0)
+
+
+def test_a_clustered_mean_is_students_of_the_clusters_own_means():
+    clusters = ["a", "a", "b", "c", "c"]
+    found = statistics.clustered_mean([0.2, 0.4, 0.5, 0.1, 0.3], clusters, (0, 1))
+    expected = statistics.t_interval([0.3, 0.5, 0.2])
+    assert (found.value, found.n) == (pytest.approx(expected.value), 3)
+    assert (found.low, found.high) == (max(0, expected.low), pytest.approx(expected.high))
+
+
+def test_clusters_that_all_agree_have_wilsons_limits_of_n_of_n():
+    agreed = statistics.clustered_mean(np.ones(6), [0, 0, 1, 1, 2, 2], (0, 1))
+    assert agreed == statistics.wilson(3, 3)
+    none = statistics.clustered_mean(np.zeros(3), [0, 1, 2], (0, 1))
+    assert none == statistics.wilson(0, 3)
+    difference = statistics.clustered_mean(np.zeros(3), [0, 1, 2], (-1, 1))
+    assert difference.low == pytest.approx(-difference.high)
+    assert difference.high == pytest.approx(statistics.wilson(0, 3).high)
+
+
+def test_limits_of_a_clustered_mean_stay_within_its_bounds():
+    found = statistics.clustered_mean([1.0, 0.0, 1.0], [0, 1, 2], (0, 1))
+    assert (found.low, found.high) == (0, 1)
+
+
+def test_one_cluster_says_as_little_as_one_yes():
+    assert statistics.clustered_mean([1.0, 1.0], [0, 0], (0, 1)) == statistics.wilson(1, 1)
+
+
+def test_a_clustered_mean_covers_when_clusters_differ_among_themselves():
+    """Normal cluster effects, so Student's interval is exact: 95 % within four standard errors of 1000 trials."""
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(1000):
+        effects = np.repeat(rng.normal(size=6), 5)
+        found = statistics.clustered_mean(effects + rng.normal(size=30), np.repeat(np.arange(6), 5), (-99, 99))
+        hits += found.low <= 0 <= found.high
+    assert abs(hits / 1000 - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 1000)

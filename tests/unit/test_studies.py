@@ -498,10 +498,9 @@ def test_persists_is_the_share_of_cells_at_their_best_and_median_rate():
     rows = cell([(0.01, 0.09, True, NO), (0.1, 0.05, True, NO), (1.0, 0.02, True, YES), (3.0, 0.01, False, YES)])
     rows += cell([(0.1, 0.01, True, NO), (0.3, 5.0, False, YES)], optimizer="adam")  # best and median are one rate
     rows += cell([(0.1, 0.01, False, NO)], batch_norm=True)  # never trains
-    # momentum: best 1.0 violates, median 0.1 does not; adam: one cell. 5 of 5 have the Wilson limit 0.566
+    # momentum: best 1.0 violates, median 0.1 does not, so 5 of 10; adam: 5 of 5, whose Wilson limit is 0.566
     found = measured("mli.persists", rows)
-    assert found.value == pytest.approx(2 / 3)
-    assert (found.n, found.low, found.high) == (3, found.value, found.value)
+    assert (found.value, found.n, found.low, found.high) == (0.5, 2, 0.5, 0.5)
     assert measured("mli.persists", cell([(0.1, 0.01, True, NO)], seeds=3)).value == 0  # 3 of 3: limit 0.44
 
 
@@ -685,8 +684,8 @@ def test_other_starts_are_compared_with_the_own_one_network_by_network(identity,
     for index in (0, 1):
         deltas = [NO, NO, YES if index else NO, YES]
         lines += [{**k, "arm": arm, "index": index, column: d} for k, d in zip(keys, deltas, strict=True)]
-    # shares 1, 1, 1/2 against 1, 0, 1 for the three that trained
-    assert value_and_n(measured(identity, rows, lines)) == (pytest.approx((0 + 1 - 0.5) / 3), 2)
+    # shares 1, 1, 1/2 against 1, 0, 1 for the three that trained; (0 + 1) / 2 and -1/2 at the two rates
+    assert value_and_n(measured(identity, rows, lines)) == (pytest.approx((0.5 - 0.5) / 2), 2)
 
 
 def test_a_permuted_end_is_counted_by_its_violations():

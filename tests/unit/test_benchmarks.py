@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+
+
+def test_both_sides_of_each_benchmark_compute_the_same_curve():
+    pytest.importorskip("loss_landscapes", reason="the peer is in the extra `benchmarks`")
+    from benchmarks import ensemble, sweep
+    from benchmarks.measure import AGREEMENT
+
+    case = ensemble.Case((6, 8, 10), rows=40, batch_size=10, steps=8)
+    gap = case.together() - case.one_after_another()
+    assert gap.shape == (ensemble.MEMBERS, 2)
+    assert gap.abs().max() < AGREEMENT
+    assert sweep.run((6, 8, 10), rows=20, target=0.0, repeats=1).measured > 0  # stops where the curves differ
+
+
+def test_sides_that_differ_get_no_ratio():
+    from benchmarks.measure import must_agree
+
+    curve = torch.linspace(0, 1, 5)
+    must_agree(curve, curve + 1e-5, "close")
+    for other in (curve + 1e-3, curve * torch.nan):
+        with pytest.raises(SystemExit, match="far: the two sides differ by"):
+            must_agree(curve, other, "far")
