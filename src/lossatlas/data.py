@@ -5,6 +5,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -158,13 +159,15 @@ def _callers_random_state() -> Iterator[None]:
 
 
 def _digits() -> DataSet:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise LossAtlasError("data set digits needs its package: pip install scikit-learn") from error
-    pixels, labels = load_digits(return_X_y=True)
-    x = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
-    y = torch.from_numpy(labels).long()
+    package = find_spec("sklearn")
+    if package is None:
+        raise LossAtlasError("data set digits needs its package: pip install scikit-learn")
+    # read where the package keeps them: to import it takes longer than to train a small ensemble
+    path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    if not path.exists():
+        raise LossAtlasError(f"{path} is missing: install scikit-learn again, or another version of it")
+    table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.float32))
+    x, y = table[:, :-1].reshape(-1, 1, 8, 8) / 16, table[:, -1].long()
     order = mixed_order("digits/test", len(y))
     test, train = order[:DIGITS_TEST_ROWS], order[DIGITS_TEST_ROWS:]
     return DataSet("digits", x[train], y[train], x[test], y[test], 10)

@@ -82,8 +82,8 @@ def test_digits_are_scikit_learns_rows_each_once_in_a_frozen_split(digits):
 
 @pytest.mark.parametrize(("name", "package"), [("mnist1d", "mnist1d"), ("digits", "scikit-learn")])
 def test_a_missing_package_is_named(monkeypatch, name, package):
-    for module in ("mnist1d.data", "sklearn.datasets"):
-        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "mnist1d.data", None)
+    monkeypatch.setattr(data, "find_spec", lambda _: None)
     with pytest.raises(LossAtlasError, match=f"{name} needs its package: pip install {package}"):
         data.load(name)
 

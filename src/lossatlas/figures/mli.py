@@ -31,7 +31,13 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, curves: Mapping[str, Artifact]
         data = table["data"].iloc[0]
         _curves(axes[0, 0], runs, curves, data)
         _shares(axes[0, 1], table[table["data"] == data], data)
-        _scatter(axes[1, 0], runs, "distance", r"distance from initialisation  $\Vert\theta_T-\theta_0\Vert$", "c  rise against distance")
+        _scatter(
+            axes[1, 0],
+            runs,
+            "distance",
+            r"distance from initialisation  $\Vert\theta_T-\theta_0\Vert$",
+            "c  rise against distance",
+        )
         _scatter(axes[1, 1], runs, "turning", "mean turning of the logit path  (rad)", "d  rise against turning")
         axes[1, 1].set_xscale("linear")
         axes[1, 1].axvline(RIGHT_ANGLE, **style.THRESHOLD)
