@@ -39,6 +39,8 @@ def start_snakemake():
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # a shell starts background jobs with Ctrl-C ignored, and these tests may run in one
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process

@@ -98,8 +98,10 @@ def _source(row: Row) -> str:
 
 
 def _measured(row: Row) -> str:
-    limits = f" [{row['low']}, {row['high']}]" if row["low"] or row["high"] else ""
-    return f"{row['measured']}{limits} {row['unit']}" if row["measured"] else ""
+    """The value and its limits to three digits; the CSV has the rest. Limits that equal the value are no news."""
+    value, low, high = (f"{float(row[name]):.3g}" if row[name] else "" for name in ("measured", "low", "high"))
+    limits = "" if low == high == value else f" [{low}, {high}]"
+    return f"{value}{limits if low or high else ''} {row['unit']}" if value else ""
 
 
 def _link(url: str) -> str:
