@@ -26,10 +26,10 @@ class Speed:
     def row(self) -> str:
         verdict = "met" if self.measured >= self.target else "missed"
         spread = f"{min(self.ratios):.2f}-{max(self.ratios):.2f}"
-        return f"{self.claim:<66} {self.measured:>8.2f} {spread:>12} {self.target:>8.2f}  {verdict}"
+        return f"{self.claim:<72} {self.measured:>8.2f} {spread:>12} {self.target:>8.2f}  {verdict}"
 
 
-HEADER = f"{'ratio of CPU seconds, one thread':<66} {'measured':>8} {'range':>12} {'target':>8}"
+HEADER = f"{'ratio of CPU seconds, one thread':<72} {'measured':>8} {'range':>12} {'target':>8}"
 
 
 def cpu_seconds(function: Callable[[], object]) -> float:
