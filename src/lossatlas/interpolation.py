@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from lossatlas import ensemble
+from lossatlas.ensemble import Layout
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems.network import NetworkProblem
 
@@ -82,10 +83,11 @@ def _sweep_one(problem, start, end, alphas, exponents, logits_rows):
     blocks = [_Block.of(block, start, end) for block in problem.blocks()]
     widest = max(block.activation_numel for block in blocks)
     size = max(1, _budget(start) // (widest * start.element_size()))
+    rest = slice(problem.dim - blocks[0].layout.dim, None)  # without the first layer, which the blocks have
     loss, error, kept = [], [], []
     for part in alphas.split(size):
-        theta = line(start, end, part, exponents)
-        given = problem.moments(theta) if problem.moments else None
+        given = problem.moments(line(start, end, part, exponents)) if problem.moments else None
+        theta = line(start[rest], end[rest], part, None if exponents is None else exponents[rest])
         losses = errors = 0.0
         logits = []
         for block in blocks:
@@ -110,24 +112,25 @@ class _Block:
 
     problem: NetworkProblem
     tail: nn.Module
+    layout: Layout  # of the tail
     ends: Tensor | None  # (2, n, ...): the first layer at the start, and its change along the line
 
     @classmethod
     def of(cls, problem: NetworkProblem, start: Tensor, end: Tensor) -> "_Block":
         parts = split_first(problem.module)
         if parts is None:
-            return cls(problem, problem.module, None)
+            return cls(problem, problem.module, problem.layout, None)
         head, tail = parts
         params = problem.layout.split(torch.stack([start, end - start]))
-        return cls(problem, tail, ensemble.forward(head, params, problem.x[None]))
+        return cls(problem, tail, Layout.of(tail), ensemble.forward(head, params, problem.x[None]))
 
     @property
     def activation_numel(self) -> int:
         return self.problem.activation_numel if self.ends is None else self.ends[0].numel()
 
     def logits(self, theta: Tensor, alphas: Tensor, given: ensemble.Moments | None) -> Tensor:
-        """Logits (c, n, C) at the points theta (c, P) of the line, whose parameters are alphas (c,)."""
-        params = self.problem.layout.split(theta)
+        """Logits (c, n, C) at the points of the line with the tail's parameters theta (c, ...), at alphas (c,)."""
+        params = self.layout.split(theta)
         if self.ends is None:
             return ensemble.forward(self.tail, params, self.problem.x[None], given)
         weights = alphas.to(theta.dtype).view(-1, *[1] * (self.ends.dim() - 1))

@@ -208,20 +208,16 @@ def _take_step(state: _State, problem, recipe: Recipe, rate: Tensor, penalty, ep
     (gradient,) = torch.autograd.grad(loss.sum(), theta)
     with torch.no_grad():
         state.theta = theta = theta.detach()
-        finite = loss.isfinite() & gradient.sum(-1).isfinite()
-        fresh = (state.diverged_at < 0) & ~finite
-        state.diverged_at.masked_fill_(fresh, state.step)
-        stopped = state.diverged_at >= 0
-        state.losses[:, epoch] += loss.detach().masked_fill(stopped, torch.nan)
         if recipe.weight_decay:
             gradient.add_(theta, alpha=recipe.weight_decay)
         state.displacement.grad = gradient
         state.displacement.zero_()
         state.optimizer.step()
-        move = state.displacement.mul_((rate * recipe.rate_factor(state.step))[:, None])
-        moved = theta + move
-        # a sum is finite only if all its terms are, and costs one pass
-        off = (state.diverged_at < 0) & ~moved.sum(-1).isfinite()
-        state.diverged_at.masked_fill_(off, state.step)
-        state.theta = torch.where((stopped | off)[:, None], theta, moved)
+        moved = torch.addcmul(theta, state.displacement, (rate * recipe.rate_factor(state.step))[:, None])
+        # a gradient that is not finite makes the move so, and a sum is finite only if all its terms are
+        finite = (loss + moved.sum(-1)).isfinite()
+        state.diverged_at.masked_fill_((state.diverged_at < 0) & ~finite, state.step)
+        stopped = state.diverged_at >= 0
+        state.losses[:, epoch] += loss.masked_fill(stopped, torch.nan)
+        state.theta = torch.where(stopped[:, None], theta, moved)
         state.step += 1

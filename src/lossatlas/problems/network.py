@@ -16,7 +16,7 @@ from lossatlas.errors import LossAtlasError
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of each example: logits (k, n, C), labels y (k, n) -> (k, n)."""
-    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+    return F.cross_entropy(logits.mT, y, reduction="none")
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
@@ -44,18 +44,18 @@ class NetworkProblem:
     loss: str = "cross_entropy"
     own_rows: bool = False
     moments: Callable[[Tensor], Moments] | None = None
+    layout: Layout | None = None  # of the module, found once
 
     def __post_init__(self):
+        if self.layout is not None:
+            return
         if self.loss not in LOSSES:
             raise LossAtlasError(f"loss {self.loss!r} is unknown; use one of {', '.join(LOSSES)}")
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()):
             object.__setattr__(self, "module", ensemble.without_running_statistics(self.module))
+        object.__setattr__(self, "layout", Layout.of(self.module))
         if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training for m in self.module.modules()):
             raise LossAtlasError("the network drops units at random, so it has no loss at a point: call .eval() first")
-
-    @cached_property
-    def layout(self) -> Layout:
-        return Layout.of(self.module)
 
     @property
     def dim(self) -> int:
@@ -103,11 +103,12 @@ class NetworkProblem:
         return LOSSES[self.loss](logits, self._targets(logits.shape[0]))
 
     def example_errors(self, logits: Tensor) -> Tensor:
-        """1 where the largest output is not the label's, else 0: (k, n). NaN where the targets are not labels."""
+        """1 where the label's output is not the only largest one, else 0: (k, n). NaN where targets are not labels."""
         y = self._targets(logits.shape[0])
         if y.is_floating_point():
             return logits.new_full(logits.shape[:2], torch.nan)
-        return (logits.argmax(-1) != y).to(logits.dtype)
+        own = logits.gather(-1, y[..., None])
+        return ((logits >= own).sum(-1) != 1).to(logits.dtype)
 
     def __call__(self, theta: Tensor) -> Tensor:
         members = theta.reshape(-1, theta.shape[-1])
