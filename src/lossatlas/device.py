@@ -10,8 +10,3 @@ def resolve(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise LossAtlasError("device: cuda, but torch sees no GPU here; set device to auto or cpu")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def label(name: str) -> str:
-    """The device's name for people."""
-    return torch.cuda.get_device_name() if resolve(name) == "cuda" else "CPU"

@@ -21,14 +21,6 @@ MEMBERS = 3
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Custom(nn.Module):
     """A module that the package has no rule for: two branches, one of them gated by a bare parameter."""
 

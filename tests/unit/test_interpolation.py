@@ -21,14 +21,6 @@ from lossatlas.symmetry import permuted
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, losses of order 1, sums of tens of terms
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Whole(nn.Module):
     """The same network as one module without a rule, so that no layer of it can be shared."""
 

@@ -35,14 +35,6 @@ ROOT = Path(__file__).parents[2]
 nan = float("nan")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def few_resamples(monkeypatch):
     """For measures whose value alone is looked at: intervals from few resamples."""

@@ -20,14 +20,6 @@ from lossatlas.training import OPTIMIZERS, Recipe, minibatch_rows, steps_per_epo
 ROWS = 26
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(k=3, dtype=torch.float64, build=lambda: mlp((5, 7, 3), "tanh"), shape=(5,)):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, *shape, generator=generator)

@@ -1,0 +1,12 @@
+"""Unit tests compute on one thread, as jobs do: the number of threads changes the bits."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
