@@ -24,7 +24,7 @@ rule all:
     """Every study of the tier, its figures, and the table of claims."""
     default_target: True
     input:
-        rules.study_mli.input,
+        rules.claims.output,
         rules.report.output,
 
 

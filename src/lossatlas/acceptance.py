@@ -8,7 +8,7 @@ from lossatlas import claims, claims_table, console
 from lossatlas.atomic import atomic
 from lossatlas.errors import LossAtlasError
 
-TABLES = ("claims.csv", "claims.md", "*/measurements.csv", "*/monotone.csv", "figures/*.png", "figures/*.svg")
+TABLES = ("claims.csv", "claims.md", "*/*.csv", "figures/*.png", "figures/*.svg")  # a study's bulk is in its subfolders
 README_TIER = "default"
 
 

@@ -2,8 +2,8 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from types import MappingProxyType
 
 from lossatlas.claims import Ledger
 from lossatlas.errors import LossAtlasError
@@ -14,6 +14,14 @@ HEADINGS = ("claim", "statement", "source", "published", "measured", "n", "verdi
 START, END = "<!-- claims:start -->", "<!-- claims:end -->"
 
 Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure with its caption."""
+
+    png: bytes
+    caption: str
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -37,8 +45,8 @@ def to_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_html(rows: Sequence[Row], ledger: Ledger, figures: Mapping[str, bytes] = MappingProxyType({})) -> str:
-    """One self-contained page: PNG figures by name, the table, sorted by a click on a heading, and the citations.
+def to_html(rows: Sequence[Row], ledger: Ledger, figures: Sequence[Plate] = ()) -> str:
+    """One self-contained page: figures with captions, the table, sorted by a click on a heading, and the citations.
 
     Under each statement stand the exact aggregate, the tolerance's reason, and why a row is not comparable.
     """
@@ -67,8 +75,9 @@ def to_html(rows: Sequence[Row], ledger: Ledger, figures: Mapping[str, bytes] = 
         for s in ledger.sources.values()
     )
     images = "".join(
-        f'<h2>{escape(name)}</h2><img alt="{escape(name)}" src="data:image/png;base64,{b64encode(png).decode()}">'
-        for name, png in figures.items()
+        f'<figure><img alt="" src="data:image/png;base64,{b64encode(plate.png).decode()}">'
+        f"<figcaption>{escape(plate.caption)}</figcaption></figure>"
+        for plate in figures
     )
     return PAGE.format(
         summary=escape(summary(rows)),
@@ -115,7 +124,9 @@ body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em; }}
 table {{ border-collapse: collapse; }}
 th, td {{ border-bottom: 1px solid #ccc; padding: .4em .6em; text-align: left; vertical-align: top; }}
 th button {{ all: unset; cursor: pointer; font-weight: bold; }}
+figure {{ margin: 2em 0; max-width: 60em; }}
 img {{ max-width: 100%; }}
+figcaption {{ color: #333; }}
 td p {{ color: #555; font-size: 85%; margin: .3em 0 0; }}
 tr.reproduced td:last-child {{ background: #d6e9f8; }}
 tr.not-reproduced td:last-child {{ background: #fbdcc4; }}

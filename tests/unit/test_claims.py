@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lossatlas.claims import COLUMNS, Ledger, compare, judge_claims, load_ledger, read_csv, to_csv, write_csv
-from lossatlas.claims_table import END, START, summary, to_html, to_markdown, with_table
+from lossatlas.claims_table import END, START, Plate, summary, to_html, to_markdown, with_table
 from lossatlas.errors import LossAtlasError
 
 LEDGER = Path(__file__).parents[2] / "claims"
@@ -274,7 +274,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.seen.append(tag)
         self.links += [value for key, value in attrs if key in ("href", "src")]
-        if tag != "meta":
+        if tag not in ("meta", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -286,12 +286,16 @@ class Page(HTMLParser):
 
 def test_the_html_page_is_self_contained_well_formed_and_escaped(tmp_path):
     book = ledger(tmp_path, entry(statement="<script>x</script> & y"), entry(id="mli.b"))
-    page = Page(to_html(judge_claims(book, [measurement(artifact="x")], "smoke"), book))
+    plate = Plate(b"png", "What & why")
+    text = to_html(judge_claims(book, [measurement(artifact="x")], "smoke"), book, [plate])
+    page = Page(text)
+    assert "data:image/png;base64,cG5n" in page.links
+    assert "What & why" in page.words
     assert page.seen.count("tr") == 3
     assert page.seen.count("script") == 1  # the sort, not the statement
     assert "<script>x</script> & y" in page.words
     assert {"not comparable", "not run"} <= set(page.words)  # a verdict is a word
-    assert all(link.startswith("#") or link == HEADER["url"] for link in page.links)
+    assert all(link.startswith(("#", "data:")) or link == HEADER["url"] for link in page.links)
     assert any(word.startswith("Not comparable: ") for word in page.words)
 
 

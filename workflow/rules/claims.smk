@@ -1,6 +1,3 @@
-STUDIES = ["mli"]
-
-
 rule claims:
     """The table of claims with measured values and verdicts, as CSV and Markdown."""
     input:
@@ -32,7 +29,8 @@ rule report:
     input:
         csv=f"results/{tier}/claims.csv",
         ledger=[path.as_posix() for path in sorted(Path("claims").glob("*.yaml"))],
-        figures=expand("results/{tier}/figures/{study}.png", tier=tier, study=STUDIES),
+        figures=expand("results/{tier}/figures/{figure}.png", tier=tier, figure=FIGURES),
+        captions=expand("workflow/report/{figure}.rst", figure=FIGURES),
     output:
         f"results/{tier}/report.html",
     log:

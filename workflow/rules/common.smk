@@ -36,8 +36,10 @@ def take_the_run():
         raise WorkflowError(str(error)) from None
 
 
-# Baselines that the studies train, {name: settings}; a study's rule file adds its own before any job runs.
-BASELINES = {}
+# A study's rule file adds to these before any job runs.
+BASELINES = {}  # what is trained, {name: settings}
+STUDIES = []
+FIGURES = []  # file names without suffix, in the order of the report
 
 
 wildcard_constraints:

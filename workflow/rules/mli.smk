@@ -6,6 +6,8 @@ try:
     MLI = plan.ensembles(config["mli"])
 except LossAtlasError as error:
     raise WorkflowError(str(error)) from None
+STUDIES.append("mli")
+FIGURES.append("mli")
 MLI_CONTROLS = plan.controls(MLI)
 BASELINES |= {name: asdict(baseline) for name, baseline in MLI.items()}
 MLI_RUNS = {key: config["mli"][key] for key in ("points", "trained_loss", "logit_rows")}

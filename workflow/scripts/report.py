@@ -6,7 +6,8 @@ with job.start(snakemake):
     from lossatlas import claims, claims_table
     from lossatlas.atomic import atomic
 
-    figures = {Path(path).stem: Path(path).read_bytes() for path in snakemake.input.figures}
+    files = zip(snakemake.input.figures, snakemake.input.captions, strict=True)
+    figures = [claims_table.Plate(Path(png).read_bytes(), Path(caption).read_text()) for png, caption in files]
     page = claims_table.to_html(claims.read_csv(snakemake.input.csv), claims.load_ledger(Path("claims")), figures)
     with atomic(snakemake.output[0]) as handle:
         handle.write(page.encode())
