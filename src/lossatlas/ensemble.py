@@ -9,8 +9,9 @@ called member by member, so any `nn.Module` works.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ class Layout:
         named = [(name, tuple(p.shape)) for name, p in module.named_parameters() if p.requires_grad]
         return cls(tuple(name for name, _ in named), tuple(shape for _, shape in named))
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         return tuple(torch.Size(shape).numel() for shape in self.shapes)
 
@@ -49,11 +50,11 @@ class Layout:
 
     def split(self, theta: Tensor) -> dict[str, Tensor]:
         """theta (..., P) -> {name: (..., *shape)}, views of theta."""
-        parts = theta.split(self.sizes, dim=-1)
-        return {
-            name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
-            for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
-        }
+        parts = dict(zip(self.names, theta.split(self.sizes, dim=-1), strict=True))
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if len(shape) != 1:
+                parts[name] = parts[name].unflatten(-1, shape) if shape else parts[name].squeeze(-1)
+        return parts
 
     def write(self, theta: Tensor, module: nn.Module) -> nn.Module:
         """A copy of `module` that holds the parameters theta (P,); the caller's module is left alone."""
@@ -159,7 +160,9 @@ def forward(
     params: {name: (k, *shape)}, as `Layout.split` returns them. `given` holds normalisation moments to use instead
     of those of the input itself; those that were used are put into `record`, where one is given.
     """
-    return run_layer(module, params, x, {} if given is None else given, record)
+    given = {} if given is None else given
+    run = _member_by_member if shares_parameters(module) else run_layer
+    return run(module, params, x, given, record)
 
 
 Rule = Callable[[nn.Module, dict[str, Tensor], Tensor, Moments, Moments | None], Tensor]
@@ -185,15 +188,23 @@ def run_layer(layer: nn.Module, params: dict[str, Tensor], x: Tensor, given: Mom
 
 def has_rule(layer: nn.Module, params: dict[str, Tensor]) -> bool:
     """Whether a layer whose trained parameters are `params` can be run by its type's rule."""
-    if type(layer) not in RULES:
+    # the layer's dictionaries, since this is asked in each step of a training and nn.Module's own ways are slow
+    if type(layer) not in RULES or layer.__dict__.get("padding_mode", "zeros") != "zeros":
         return False
-    all_trained = all(name in params for name, _ in layer.named_parameters(recurse=False))
-    return all_trained and getattr(layer, "padding_mode", "zeros") == "zeros" and not shares_parameters(layer)
+    return all(name in params for name, value in layer._parameters.items() if value is not None)
 
 
 def shares_parameters(module: nn.Module) -> bool:
     """Whether a parameter, or a layer with parameters, occurs more than once in a module."""
-    return len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
+    found = list(_parameter_ids(module))
+    return len(set(found)) < len(found)
+
+
+def _parameter_ids(module: nn.Module) -> Iterator[int]:
+    yield from (id(value) for value in module._parameters.values() if value is not None)
+    for child in module._modules.values():
+        if child is not None:
+            yield from _parameter_ids(child)
 
 
 def _member_by_member(layer, params, x, given, record):
@@ -234,7 +245,7 @@ def _(layer, params, x, given, record):
         y = y.unflatten(0, (k, out))
     else:
         y = weight @ rows if bias is None else torch.baddbmm(bias[..., None], weight, rows)
-    return y.mT.unflatten(1, x.shape[1:-1])
+    return y.mT if x.dim() == 3 else y.mT.unflatten(1, x.shape[1:-1])
 
 
 @rule(nn.Flatten)

@@ -3,28 +3,67 @@
 All members take their steps together; a learning rate, a data order and a penalty may differ from member to member.
 The optimisers are torch's own: they step a displacement that starts at zero with rate 1, and each member then moves
 by its own rate times that displacement. This is exact, since every one of these updates is proportional to its rate.
+They are called as functions: to construct a `torch.optim.Optimizer` imports torch's compiler, which takes seconds.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.adagrad import adagrad
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.seeds import seed
 
 SAVE_SECONDS = 20.0  # how much work a kill may cost
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": lambda p, momentum: torch.optim.SGD(p, lr=1.0),
-    "momentum": lambda p, momentum: torch.optim.SGD(p, lr=1.0, momentum=momentum),
-    "adagrad": lambda p, momentum: torch.optim.Adagrad(p, lr=1.0),
-    "rmsprop": lambda p, momentum: torch.optim.RMSprop(p, lr=1.0),
-    "adam": lambda p, momentum: torch.optim.Adam(p, lr=1.0, betas=(momentum, 0.999)),
+
+class Optimizer(NamedTuple):
+    """One of torch's updates: how many averages of the gradient's size it keeps, and the update itself.
+
+    update(displacement, gradient, averages, count, momentum) works in place on lists of tensors; `count` holds the
+    number of steps before. Not torch's fused kernels: they give a member other bits when others stand behind it.
+    """
+
+    averages: int
+    update: Callable[..., None]
+
+
+def _sgd(step, gradient, averages, count, momentum):
+    plain = {"weight_decay": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False}
+    sgd(step, gradient, averages or [None], foreach=False, lr=1.0, momentum=momentum if averages else 0.0, **plain)
+
+
+def _adagrad(step, gradient, averages, count, momentum):
+    plain = {"weight_decay": 0.0, "lr_decay": 0.0, "maximize": False}
+    adagrad(step, gradient, averages, count, foreach=False, lr=1.0, eps=1e-10, **plain)
+
+
+def _rmsprop(step, gradient, averages, count, momentum):
+    plain = {"weight_decay": 0.0, "momentum": 0.0, "centered": False}
+    rmsprop(step, gradient, averages, [], [], count, foreach=False, lr=1.0, alpha=0.99, eps=1e-8, **plain)
+
+
+def _adam(step, gradient, averages, count, momentum):
+    mean, square = averages
+    plain = {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
+    betas = {"beta1": momentum, "beta2": 0.999, "eps": 1e-8}
+    adam(step, gradient, [mean], [square], [], count, foreach=False, lr=1.0, **betas, **plain)
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer(0, _sgd),
+    "momentum": Optimizer(1, _sgd),
+    "adagrad": Optimizer(1, _adagrad),
+    "rmsprop": Optimizer(1, _rmsprop),
+    "adam": Optimizer(2, _adam),
 }
 
 
@@ -156,37 +195,45 @@ def train(
 
 @dataclass(eq=False)
 class _State:
+    """Of a training between two steps; `saved` is what a resumed one needs, the other tensors are scratch space."""
+
     theta: Tensor
-    displacement: Tensor
-    optimizer: torch.optim.Optimizer
+    averages: list[Tensor]
+    count: Tensor
     losses: Tensor
     diverged_at: Tensor
     kept: dict[int, Tensor]
+    displacement: Tensor
+    spare: Tensor
     step: int = 0
 
     def saved(self) -> dict[str, Any]:
-        names = ("step", "theta", "losses", "diverged_at", "kept")
-        return {name: getattr(self, name) for name in names} | {"optimizer": self.optimizer.state_dict()}
+        return {name: getattr(self, name) for name in _SAVED}
 
     def restore(self, saved: dict[str, Any]) -> None:
         device = self.theta.device
-        self.step = saved["step"]
+        self.step, self.count = saved["step"], saved["count"]
         self.theta, self.losses, self.diverged_at = (
             saved[name].to(device) for name in ("theta", "losses", "diverged_at")
         )
+        self.averages = [average.to(device) for average in saved["averages"]]
         self.kept = {step: theta.to(device) for step, theta in saved["kept"].items()}
-        self.optimizer.load_state_dict(saved["optimizer"])
+
+
+_SAVED = ("step", "theta", "averages", "count", "losses", "diverged_at", "kept")
 
 
 def _start(theta: Tensor, recipe: Recipe, epochs: int) -> _State:
-    displacement = torch.zeros_like(theta, requires_grad=True)
+    theta = theta.detach().clone(memory_format=torch.contiguous_format)
     return _State(
-        theta=theta.detach().clone(),
-        displacement=displacement,
-        optimizer=OPTIMIZERS[recipe.optimizer]([displacement], recipe.momentum),
+        theta=theta,
+        averages=[torch.zeros_like(theta) for _ in range(OPTIMIZERS[recipe.optimizer].averages)],
+        count=torch.zeros(()),  # on the CPU wherever theta is, as torch has it
         losses=theta.new_zeros(theta.shape[0], epochs),
         diverged_at=torch.full((theta.shape[0],), -1, device=theta.device),
         kept={},
+        displacement=torch.empty_like(theta),
+        spare=torch.empty_like(theta),
     )
 
 
@@ -201,23 +248,25 @@ def _epoch(problem, recipe: Recipe, orders: Sequence[int], epoch: int, steps: in
 
 
 def _take_step(state: _State, problem, recipe: Recipe, rate: Tensor, penalty, epoch: int) -> None:
-    theta = state.theta.requires_grad_()
+    theta = state.theta.detach().requires_grad_()
     loss = problem(theta)
     if penalty is not None:
         loss = loss + penalty(theta)
     (gradient,) = torch.autograd.grad(loss.sum(), theta)
     with torch.no_grad():
-        state.theta = theta = theta.detach()
+        theta, loss = state.theta, loss.detach()
         if recipe.weight_decay:
             gradient.add_(theta, alpha=recipe.weight_decay)
-        state.displacement.grad = gradient
-        state.displacement.zero_()
-        state.optimizer.step()
-        moved = torch.addcmul(theta, state.displacement, (rate * recipe.rate_factor(state.step))[:, None])
+        step, update = state.displacement.zero_(), OPTIMIZERS[recipe.optimizer].update
+        update([step], [gradient], state.averages, [state.count], recipe.momentum)
+        factor = (rate * recipe.rate_factor(state.step))[:, None]
+        moved = torch.addcmul(theta, step, factor, out=state.spare)
         # a gradient that is not finite makes the move so, and a sum is finite only if all its terms are
-        finite = (loss + moved.sum(-1)).isfinite()
-        state.diverged_at.masked_fill_((state.diverged_at < 0) & ~finite, state.step)
-        stopped = state.diverged_at >= 0
-        state.losses[:, epoch] += loss.masked_fill(stopped, torch.nan)
-        state.theta = torch.where(stopped[:, None], theta, moved)
+        going = (loss + moved.sum(-1)).isfinite() & (state.diverged_at < 0)
+        if not going.all():
+            state.diverged_at.masked_fill_((state.diverged_at < 0) & ~going, state.step)
+            moved[~going] = theta[~going]
+            loss = loss.masked_fill(~going, torch.nan)
+        state.losses[:, epoch] += loss
+        state.theta, state.spare = moved, theta
         state.step += 1
