@@ -45,6 +45,19 @@ def test_mnist1d_is_the_authors_default_set(mnist1d):
     assert abs(everything.std(correction=0) - 1) < 1e-6
 
 
+def test_mnist1d_is_bit_for_bit_what_the_package_generates(mnist1d):
+    from mnist1d.data import make_dataset
+
+    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    theirs = make_dataset()
+    random.setstate(state)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    assert np.array_equal(mnist1d.train_x, theirs["x"].astype(np.float32))
+    assert np.array_equal(mnist1d.test_x, theirs["x_test"].astype(np.float32))
+    assert np.array_equal(mnist1d.train_y, theirs["y"])
+    assert np.array_equal(mnist1d.test_y, theirs["y_test"])
+
+
 @pytest.mark.parametrize("name", data.WITHOUT_FILES)
 def test_loading_neither_uses_nor_moves_the_global_generators(name, request):
     def seed_all():
