@@ -5,8 +5,9 @@ The first linear layer is evaluated twice for the whole line, since it is affine
 over as many points as fit the cache. What one reads off the curves is in `lossatlas.curves`.
 """
 
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from lossatlas.ensemble import Layout
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems.network import NetworkProblem
 
+MOMENT_BYTES = 32 * 2**20  # parameters of the points whose BatchNorm statistics are found together
 POINTS = 50  # the grid of Lucas et al. 2021, both ends included
 
 
@@ -85,8 +87,8 @@ def _sweep_one(problem, start, end, alphas, exponents, logits_rows):
     size = max(1, _budget(start) // (widest * start.element_size()))
     rest = slice(problem.dim - blocks[0].layout.dim, None)  # without the first layer, which the blocks have
     loss, error, kept = [], [], []
-    for part in alphas.split(size):
-        given = problem.moments(line(start, end, part, exponents)) if problem.moments else None
+    moments = _moments_on(problem, start, end, alphas, exponents, size)
+    for part, given in zip(alphas.split(size), moments, strict=True):
         theta = line(start[rest], end[rest], part, None if exponents is None else exponents[rest])
         losses = errors = 0.0
         logits = []
@@ -100,6 +102,23 @@ def _sweep_one(problem, start, end, alphas, exponents, logits_rows):
         error.append(errors / problem.rows)
         kept.append(torch.cat(logits, 1)[:, :logits_rows] if logits else z[:, :0])
     return torch.cat(loss), torch.cat(error), torch.cat(kept)
+
+
+def _moments_on(problem, start, end, alphas, exponents, size) -> Iterator[ensemble.Moments | None]:
+    """The moments of each `size` points of a line, found for as many points at once as have room for parameters."""
+    if problem.moments is None:
+        yield from [None] * math.ceil(len(alphas) / size)
+        return
+    group = max(1, MOMENT_BYTES // (size * problem.dim * start.element_size())) * size
+    for points in alphas.split(group):
+        found = problem.moments(line(start, end, points, exponents))
+        for first in range(0, len(points), size):
+            yield {layer: _points(statistics, first, size) for layer, statistics in found.items()}
+
+
+def _points(statistics: ensemble.Statistics, first: int, size: int) -> ensemble.Statistics:
+    part = slice(first, first + size)
+    return ensemble.Statistics(statistics.mean[part], statistics.var[part], statistics.count)
 
 
 def _budget(theta: Tensor) -> int:

@@ -167,7 +167,7 @@ def exact_moments(problem: NetworkProblem) -> Callable[[Tensor], Moments]:
         ensemble.forward(problem.module, problem.layout.split(theta), x, record=record)
         return record
 
-    return at
+    return _in_chunks(at, lambda theta: ensemble.chunk_size(problem, theta))
 
 
 def ema_moments(problem: NetworkProblem, rows: Sequence[Tensor], momentum: float = 0.1) -> Callable[[Tensor], Moments]:
@@ -177,11 +177,12 @@ def ema_moments(problem: NetworkProblem, rows: Sequence[Tensor], momentum: float
     (1 - momentum)^B. Running variances are the unbiased ones, as in `nn.BatchNorm1d`.
     """
 
+    parts = [problem.on(batch) for batch in rows]
+
     def at(theta: Tensor) -> Moments:
         running: Moments = {}
-        for batch in rows:
+        for part in parts:
             record: Moments = {}
-            part = problem.on(batch)
             ensemble.forward(problem.module, problem.layout.split(theta), part.x[None], record=record)
             for layer, (mean, var, count) in record.items():
                 start = Statistics(torch.zeros_like(mean), torch.ones_like(var), count)
@@ -190,4 +191,21 @@ def ema_moments(problem: NetworkProblem, rows: Sequence[Tensor], momentum: float
                 running[layer] = Statistics(old.mean.lerp(mean, momentum), old.var.lerp(unbiased, momentum), count)
         return running
 
-    return at
+    return _in_chunks(at, lambda theta: ensemble.chunk_size(parts[0], theta))
+
+
+def _in_chunks(moments: Callable[[Tensor], Moments], size: Callable[[Tensor], int]) -> Callable[[Tensor], Moments]:
+    """`moments` on as many members at a time as `size` says, joined."""
+
+    def joined(theta: Tensor) -> Moments:
+        found = [moments(block) for block in theta.split(size(theta))]
+        return {
+            layer: Statistics(
+                torch.cat([part[layer].mean for part in found]),
+                torch.cat([part[layer].var for part in found]),
+                statistics.count,
+            )
+            for layer, statistics in found[0].items()
+        }
+
+    return joined
