@@ -25,7 +25,7 @@ results: $(RESULTS)
 	@echo "claims table: results/default/claims.csv"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 smoke: $(STAMP)
 	$(BIN)/snakemake --cores all --configfile config/smoke.yaml
