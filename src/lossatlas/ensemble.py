@@ -253,7 +253,7 @@ def _(layer, params, x, given, record):
     return x.flatten(layer.start_dim + (layer.start_dim >= 0), layer.end_dim + (layer.end_dim >= 0))
 
 
-@rule(nn.ReLU, nn.Tanh, nn.Sigmoid)
+@rule(nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Tanh, nn.Sigmoid)
 def _(layer, params, x, given, record):
     return layer(x)
 

@@ -26,17 +26,24 @@ def hidden_layers(problem: NetworkProblem) -> list[tuple[str, str | None, str]]:
 
 def permuted(problem: NetworkProblem, theta: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """The members theta (k, P) with the units of every hidden layer in a random order, from a generator for each."""
+    shapes = dict(zip(problem.layout.names, problem.layout.shapes, strict=True))
+    orders = []
+    for name, _, _ in hidden_layers(problem):
+        units = shapes[f"{name}.weight"][0]
+        orders.append(torch.stack([torch.randperm(units, generator=g) for g in generators]).to(theta.device))
+    return reordered(problem, theta, orders)
+
+
+def reordered(problem: NetworkProblem, theta: Tensor, orders: Sequence[Tensor]) -> Tensor:
+    """The members theta (k, P) with unit orders[l][:, i] of hidden layer l at place i; orders[l] (k, units)."""
     params = {name: value.clone() for name, value in problem.layout.split(theta).items()}
-    k = len(theta)
-    members = torch.arange(k, device=theta.device)[:, None]
-    for name, norm, consumer in hidden_layers(problem):
-        units = params[f"{name}.weight"].shape[1]
-        order = torch.stack([torch.randperm(units, generator=g) for g in generators]).to(theta.device)
+    members = torch.arange(len(theta), device=theta.device)[:, None]
+    for (name, norm, consumer), order in zip(hidden_layers(problem), orders, strict=True):
         for key in (f"{name}.weight", f"{name}.bias", f"{norm}.weight", f"{norm}.bias"):
             if key in params:
                 params[key] = params[key][members, order]
         params[f"{consumer}.weight"] = params[f"{consumer}.weight"].mT[members, order].mT
-    return _joined(problem.layout, params)
+    return joined(problem.layout, params)
 
 
 def rescaled(problem: NetworkProblem, theta: Tensor, factors: Tensor) -> Tensor:
@@ -54,7 +61,7 @@ def rescaled(problem: NetworkProblem, theta: Tensor, factors: Tensor) -> Tensor:
     if f"{name}.bias" in params:
         params[f"{name}.bias"] = params[f"{name}.bias"] * factors[:, None]
     params[f"{consumer}.weight"] = params[f"{consumer}.weight"] / factors[:, None, None]
-    return _joined(problem.layout, params)
+    return joined(problem.layout, params)
 
 
 def rescaled_to_distance(problem: NetworkProblem, origin: Tensor, theta: Tensor, distance: Tensor) -> Tensor:
@@ -75,5 +82,6 @@ def rescaled_to_distance(problem: NetworkProblem, origin: Tensor, theta: Tensor,
     return torch.where(near[:, None], rescaled(problem, theta, low), theta)
 
 
-def _joined(layout: Layout, params: dict[str, Tensor]) -> Tensor:
+def joined(layout: Layout, params: dict[str, Tensor]) -> Tensor:
+    """The ensemble (k, P) of parameters {name: (k, *shape)}: the inverse of `Layout.split`."""
     return torch.cat([params[name].flatten(1) for name in layout.names], -1)

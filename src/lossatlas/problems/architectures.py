@@ -10,7 +10,13 @@ from lossatlas import ensemble
 from lossatlas.ensemble import Norm
 from lossatlas.errors import LossAtlasError
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+LEAK = 0.1  # slope of leaky_relu below zero, as in the networks of Zhao et al. 2022
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(LEAK),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 def activation_layer(name: str) -> nn.Module:
@@ -19,14 +25,14 @@ def activation_layer(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def mlp(widths: Sequence[int], activation: str = "relu", batch_norm: bool = False) -> nn.Sequential:
+def mlp(widths: Sequence[int], activation: str = "relu", batch_norm: bool = False, bias: bool = True) -> nn.Sequential:
     """Linear layers widths[0] -> ... -> widths[-1], with PyTorch's default initialisation.
 
     BatchNorm, if any, stands before the activation, as in Lucas et al. 2021.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-        layers.append(nn.Linear(fan_in, fan_out))
+        layers.append(nn.Linear(fan_in, fan_out, bias=bias))
         if i < len(widths) - 2:
             layers += [Norm(fan_out)] if batch_norm else []
             layers.append(activation_layer(activation))
