@@ -217,13 +217,15 @@ def generation(
     Raises `LossAtlasError` for sigma <= 0, a population too small or odd, and unshaped losses that are not finite.
     """
     _check(theta, sigma, n, sampling, shaping)
-    noise = normal(key, theta.shape[-1], theta.dtype, theta.device)
-    if table is not None:
+    m = directions(n, "iid" if sampling == "auto" else sampling)
+    if table is None:
+        noise = _kept(normal(key, theta.shape[-1], theta.dtype, theta.device), theta, m)
+    else:
         noise = from_table(table, key, theta.shape[-1])
     if sampling == "auto":
         return _chosen(problem, theta, sigma, n, noise, shaping, chunk)
-    m = directions(n, sampling)
-    noise = orthogonal(noise, m, len(theta)) if sampling == "orthogonal" else _kept(noise, theta, m)
+    if sampling == "orthogonal":
+        noise = orthogonal(noise, m, len(theta))
     mirrored = sampling != "iid"
     losses = population_losses(problem, theta, noise, (0, m), sigma, mirrored, chunk)
     weights = coefficients(shape(losses, shaping), mirrored, shaping == "ranks")
@@ -254,21 +256,29 @@ def population_losses(
     first, last = members
     size = ensemble.chunk_size(problem, theta[None], chunk)
     size = max(1, size // 2) if mirrored else size
+    population = theta.new_empty(size * (1 + mirrored), theta.numel())
     plus, minus = [], []
     for start in range(first, last, size):
         z = noise(start, min(start + size, last))
-        block = ensemble.loss(problem, points(theta, z, sigma, mirrored), chunk=2 * size)
-        plus.append(block[: len(z)])
-        minus.append(block[len(z) :])
+        if isinstance(sigma, Tensor):
+            z = z * sigma
+        alpha = 1.0 if isinstance(sigma, Tensor) else sigma
+        count = len(z)
+        torch.add(theta, z, alpha=alpha, out=population[:count])
+        if mirrored:
+            torch.sub(theta, z, alpha=alpha, out=population[count : 2 * count])
+        block = ensemble.loss(problem, population[: count * (1 + mirrored)], chunk=len(population))
+        plus.append(block[:count])
+        minus.append(block[count:])
     return torch.cat([*plus, *minus])
 
 
 def _kept(noise: Noise, theta: Tensor, m: int) -> Noise:
-    """The same directions, drawn once if there is room for them."""
+    """The same directions; the first m are drawn once if there is room for them."""
     if m * theta.numel() * theta.element_size() > KEPT_BYTES:
         return noise
     z = noise(0, m)
-    return lambda first, last: z[first:last]
+    return lambda first, last: z[first:last] if last <= m else noise(first, last)
 
 
 def _sum(noise: Noise, weights: Tensor, theta: Tensor, sigma: float | Tensor, shaping: str) -> Tensor:
@@ -285,7 +295,6 @@ def _chosen(problem, theta, sigma, n: int, noise: Noise, shaping: str, chunk: in
     if 2 * pilot >= n:
         raise LossAtlasError(f"a population of {n} is too small to choose its sampling: take more than {2 * pilot}")
     m = directions(n, "antithetic")
-    noise = _kept(noise, theta, n - pilot)
     first = population_losses(problem, theta, noise, (0, pilot), sigma, True, chunk)
     mirrored = bool(curvature_noise(first) >= 1)
     rest = population_losses(problem, theta, noise, (pilot, m if mirrored else n - pilot), sigma, mirrored, chunk)
