@@ -17,6 +17,9 @@ configfile: "config/default.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/mli.smk"
+include: "workflow/rules/evolution.smk"
+include: "workflow/rules/evolution_meta.smk"
+include: "workflow/rules/evolution_measurements.smk"
 include: "workflow/rules/claims.smk"
 
 

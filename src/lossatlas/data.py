@@ -72,7 +72,7 @@ def load(
         raise LossAtlasError(f"data set {name} needs data_dir: set it to the folder that has its files")
     match name:
         case "mnist1d":
-            data = _mnist1d()
+            data = mnist1d()
         case "digits":
             data = _digits()
         case "mnist":
@@ -131,10 +131,12 @@ def _subset(data: DataSet, rows: int) -> DataSet:
 # --- sets that come with their packages -----------------------------------------------------------------------------
 
 
-def _mnist1d() -> DataSet:
-    """The 4000/1000 rows that the authors' generator makes with its default arguments and seed 42, bit for bit.
+def mnist1d(rows: int = 5000) -> DataSet:
+    """The rows that the authors' generator makes with its default arguments and seed 42, bit for bit.
 
-    Its constants are read from the package. Its algorithm (Greydanus 2020, arXiv 2011.14439: pad, dilate, scale and
+    rows: how many in all, the published set by default; four fifths of them are for training.
+
+    Constants are read from the package. The algorithm (Greydanus 2020, arXiv 2011.14439: pad, dilate, scale and
     shift a template, fill the padding with correlated noise, add noise, shear, subsample) is run here for all rows at
     once, in a tenth of the time; only the draws from numpy's legacy generator must come one row after another.
     """
@@ -146,16 +148,16 @@ def _mnist1d() -> DataSet:
 
     settings, templates = get_dataset_args(), get_templates()
     classes = len(templates["y"])
-    rows = settings.num_samples // classes  # of each class
+    each = rows // classes
     least, most = settings.padding
     width = settings.template_len + most
     fine, coarse = np.linspace(0, 1, width), np.linspace(0, 1, settings.final_seq_length)
-    signals, correlated, independent = (np.empty((rows * classes, width)) for _ in range(3))
-    slopes = np.empty((rows * classes, 1))
+    signals, correlated, independent = (np.empty((each * classes, width)) for _ in range(3))
+    slopes = np.empty((each * classes, 1))
     draw = np.random.RandomState(settings.seed)
-    for row in range(rows * classes):
+    for row in range(each * classes):
         padding = np.zeros(least + int(draw.rand() * (most - least + 1)))
-        padded = np.concatenate([templates["x"][row // rows] + 1e-8, padding])
+        padded = np.concatenate([templates["x"][row // each] + 1e-8, padding])
         dilated = np.interp(fine, np.linspace(0, 1, len(padded)), padded)
         scaled = dilated * (1 + settings.scale_coeff * (draw.rand() - 0.5))
         signals[row] = np.roll(scaled, draw.choice(settings.max_translation))
@@ -166,7 +168,7 @@ def _mnist1d() -> DataSet:
     signals -= settings.shear_scale * (slopes - 0.5) * np.linspace(-0.5, 0.5, width)
     x = np.stack([np.interp(coarse, fine, signal) for signal in signals])
     order = draw.permutation(len(x))
-    x, y = x[order], np.repeat(templates["y"], rows)[order]
+    x, y = x[order], np.repeat(templates["y"], each)[order]
     x = torch.from_numpy((x - x.mean()) / x.std()).float()
     y = torch.from_numpy(y).long()
     train = int(len(x) * settings.train_split)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lossatlas import ensemble
 from lossatlas.ensemble import Norm
 from lossatlas.errors import LossAtlasError
+from lossatlas.problems.recurrent import BidirectionalGRU
 
 LEAK = 0.1  # slope of leaky_relu below zero, as in the networks of Zhao et al. 2022
 ACTIVATIONS = {
@@ -144,3 +146,62 @@ def _(layer, params, x, given, record):
 @ensemble.rule(Scale)
 def _(layer, params, x, given, record):
     return params["weight"].view(-1, *[1] * (x.dim() - 1)) * x
+
+
+# --- the four networks of the MNIST-1D table (Greydanus and Kobak 2024, released `models.py`) ------------------------
+
+
+MNIST1D_NETWORKS = ("linear", "residual-mlp", "conv", "gru")
+
+
+def mnist1d_network(name: str, length: int = 40, classes: int = 10) -> nn.Sequential:
+    """`linear`, `residual-mlp`, `conv` or `gru` for inputs (n, length): 410, 15210, 5210, 5134 parameters at 40."""
+    if name == "linear":
+        return mlp((length, classes))
+    if name == "residual-mlp":
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(length, 100), nn.ReLU(), ResidualLayer(100), nn.Linear(100, classes)
+        )
+    if name == "conv":
+        layers: list[nn.Module] = [nn.Unflatten(1, (1, length))]
+        channels, width = 1, length
+        for kernel in (5, 3, 3):
+            layers += [NarrowConv1d(channels, 25, kernel, stride=2, padding=1), nn.ReLU()]
+            channels, width = 25, (width + 2 - kernel) // 2 + 1
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(25 * width, classes))
+    if name == "gru":
+        return nn.Sequential(BidirectionalGRU(6), nn.Flatten(), nn.Linear(2 * 6 * length, classes))
+    raise LossAtlasError(f"{name!r} is no network of the MNIST-1D table: take one of {', '.join(MNIST1D_NETWORKS)}")
+
+
+class ResidualLayer(nn.Module):
+    """x + relu(W x + b)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.relu(self.linear(x))
+
+
+@ensemble.rule(ResidualLayer)
+def _(layer, params, x, given, record):
+    inner = ensemble.child_parameters(params, "linear")
+    return x + F.relu(ensemble.run_layer(layer.linear, inner, x, given, record))
+
+
+class NarrowConv1d(nn.Conv1d):
+    """`nn.Conv1d` for few channels, whose ensembles are matrix products of unfolded inputs instead of grouped kernels:
+    the same numbers several times faster where a convolution has tens of channels."""
+
+
+@ensemble.rule(NarrowConv1d)
+def _(layer, params, x, given, record):
+    (kernel,), (stride,), (padding,) = layer.kernel_size, layer.stride, layer.padding
+    weight = params["weight"].flatten(2)  # (k, out, in kernel)
+    x = F.pad(x.movedim(2, 1), (padding, padding))  # (1 or k, in, n, L)
+    reach = x.shape[-1] - kernel + 1  # slices, since the gradient of `unfold` is slow
+    rows = torch.stack([x[..., i : i + reach : stride] for i in range(kernel)], 2).flatten(3).flatten(1, 2)
+    y = weight @ rows + params["bias"][..., None]
+    return y.unflatten(-1, (x.shape[2], -1)).movedim(2, 1)

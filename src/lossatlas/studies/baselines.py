@@ -30,6 +30,8 @@ def data_set(baseline: Baseline, data_dir: str, download: bool) -> data.DataSet:
 def build(baseline: Baseline, shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """A freshly initialised network for inputs of `shape`."""
     inputs = torch.Size(shape).numel()
+    if baseline.architecture in architectures.MNIST1D_NETWORKS:
+        return architectures.mnist1d_network(baseline.architecture, inputs, classes)
     if baseline.architecture == "resnet":
         return architectures.resnet(baseline.hidden[0], classes, "batch" if baseline.batch_norm else "none")
     if baseline.architecture == "cnn":
@@ -43,6 +45,11 @@ def problems(baseline: Baseline, data_set: data.DataSet, device: str = "cpu") ->
     """The baseline's problems on a data set."""
 
     def inputs(x: Tensor) -> Tensor:
+        if baseline.shuffled:
+            x = x.flatten(1)
+            x = x[:, data.mixed_order(f"{data_set.name}/positions", x.shape[1])]
+        if baseline.architecture in ("conv", "gru"):
+            x = x.flatten(1)  # a sequence of numbers
         return x[:, None] if baseline.architecture == "cnn" and x.dim() == 2 else x
 
     def problem(x: Tensor, y: Tensor) -> NetworkProblem:

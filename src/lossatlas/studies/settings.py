@@ -9,7 +9,9 @@ class Baseline:
     """One training job. Its members are the product of the four tuples at the end, in that order.
 
     architecture: `mlp`, `cnn` or `resnet`; hidden: widths of the hidden layers (MLP), channels (CNN) or (depth,)
-    (ResNet). loss `squared_error` with data as its own target makes an autoencoder (`autoencoder`).
+    (ResNet); or a network of the MNIST-1D table, whose sizes are fixed (`linear`, `residual-mlp`, `conv`, `gru`).
+    shuffled: the positions of the inputs are mixed by one permutation. loss `squared_error` with data as its own target
+    makes an autoencoder (`autoencoder`).
     pushes: 0 for none, else c in the penalty s sum_p (|p| - c |p(0)|)^2 (`outR`, Lucas et al. 2021), s the strength.
     """
 
@@ -18,6 +20,7 @@ class Baseline:
     folder: str = ""
     architecture: str = "mlp"
     activation: str = "relu"
+    shuffled: bool = False
     batch_norm: bool = False
     autoencoder: bool = False
     optimizer: str = "momentum"
