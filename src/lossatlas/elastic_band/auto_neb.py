@@ -145,7 +145,7 @@ def insert(
         new = torch.randperm(gaps, generator=generator)[: cycle.count].double() + 0.5
     else:
         return path, weights
-    positions = torch.cat([torch.arange(gaps + 1, dtype=torch.float64), new]).sort().values.to(path.device)
+    positions = torch.cat([torch.arange(gaps + 1, dtype=torch.float64), new]).sort().values
     return geometry.points(path, positions), _split(weights, positions)
 
 

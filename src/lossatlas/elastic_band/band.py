@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from lossatlas import ensemble
 from lossatlas.elastic_band import geometry
 from lossatlas.elastic_band.arms import CORRECTED, Arm
 from lossatlas.errors import LossAtlasError
+from lossatlas.perceptron import Perceptron
 
 CHECK_EVERY = 50  # steps between two looks at whether the band is finite
 TORN = 1.0  # spacing error above which a band is torn: a gap that is twice as long as it should be
@@ -95,14 +97,16 @@ def neb(
     weights = geometry.equal_weights(path) if weights is None else weights
     generator = generator or torch.Generator().manual_seed(0)
     redistributes = spring == math.inf and arm.force == "neb"
-    moving = slice(1, None if arm.last_end == "moves" else -1)
+    moving = _moving(arm)
+    perceptron = Perceptron.of(problem) if arm.minibatch == "shared" else None
+    chunk = _chunk(problem, path, step_rows(problem, batch_size))
     velocity = torch.zeros_like(path[moving])
     watch = _Watch(stop)
     while watch.steps < steps and not watch.ended:
         inner, ends = draw(problem, batch_size, len(path), arm, generator)
-        losses, gradient = evaluate(inner, ends, path, weight_decay, arm)
+        losses, gradient = evaluate(inner, ends, path, weight_decay, arm, perceptron, chunk)
         watch.note(losses.max())
-        highest = losses[1:-1].argmax() + 1 if climbing else None
+        highest = int(losses[1:-1].argmax()) + 1 if climbing else None
         if arm.force == "neb":
             project(path, losses, gradient, weights, spring, highest, arm.tangent)
         else:
@@ -140,6 +144,14 @@ def step_rows(problem, batch_size: int | None) -> int:
     return batch_size if sampled else getattr(problem, "rows", 1)
 
 
+def _chunk(problem, path: Tensor, rows: int) -> int | None:
+    """Pivots whose activations fit the cache at once, found for all steps; None where the problem does not say."""
+    if not hasattr(problem, "row_numel"):
+        return None
+    budget = ensemble.CACHE_BYTES if path.device.type == "cpu" else ensemble.DEVICE_BYTES
+    return max(1, budget // (problem.row_numel * rows * path.element_size()))
+
+
 def draw(problem, batch_size: int | None, pivots: int, arm: Arm, generator: torch.Generator):
     """The problem of a step as the moving pivots see it, and as the ends do.
 
@@ -158,24 +170,33 @@ def draw(problem, batch_size: int | None, pivots: int, arm: Arm, generator: torc
 
 def _split(path: Tensor, arm: Arm) -> tuple[Tensor, Tensor]:
     """The rows of the pivots that move, and of those that do not."""
-    return (path[1:], path[:1]) if arm.last_end == "moves" else (path[1:-1], path[[0, -1]])
+    return path[_moving(arm)], path[:1] if arm.last_end == "moves" else path[[0, -1]]
 
 
-def evaluate(inner, ends, path: Tensor, weight_decay: float, arm: Arm) -> tuple[Tensor, Tensor]:
+def _moving(arm: Arm) -> slice:
+    return slice(1, None if arm.last_end == "moves" else -1)
+
+
+def evaluate(
+    inner, ends, path: Tensor, weight_decay: float, arm: Arm, perceptron: Perceptron | None, chunk: int | None
+) -> tuple[Tensor, Tensor]:
     """Losses (N,) of all pivots and gradients (moving, P) of those that move, both with the penalty ½ λ |p|²."""
-    moving, fixed = _split(path, arm)
-    losses, gradient = ensemble.gradient(inner, moving)
-    at_ends = ensemble.loss(ends, fixed)
-    losses = torch.cat([at_ends[:1], losses, at_ends[1:]])
+    if perceptron and inner is ends:
+        losses, gradient = perceptron.gradient(path, inner.x, inner.y, _moving(arm))
+    else:
+        moving, fixed = _split(path, arm)
+        losses, gradient = ensemble.gradient(inner, moving, chunk)
+        at_ends = ensemble.loss(ends, fixed, chunk)
+        losses = torch.cat([at_ends[:1], losses, at_ends[1:]])
     if weight_decay:
-        gradient.add_(moving, alpha=weight_decay)
+        gradient.add_(path[_moving(arm)], alpha=weight_decay)
         if arm.decay == "both":
             losses = losses + 0.5 * weight_decay * torch.linalg.vector_norm(path, dim=-1).square()
     return losses, gradient
 
 
 def project(
-    path: Tensor, losses: Tensor, gradient: Tensor, weights: Tensor, spring: float, highest: Tensor | None, rule: str
+    path: Tensor, losses: Tensor, gradient: Tensor, weights: Tensor, spring: float, highest: int | None, rule: str
 ) -> None:
     """Turn the gradients of the inner pivots, the first N - 2 rows of `gradient`, into minus the band's force.
 
@@ -183,24 +204,20 @@ def project(
     k (d_{i+1} - d_i) of finite springs is put in; lengths are measured by their shares of the length.
     """
     differences = path.diff(dim=0)
-    gram = geometry.gram_matrix(differences)
-    a, b = geometry.tangent_coefficients(gram, losses, rule)
     inner = gradient[: len(path) - 2]
-    products = (inner @ differences.mT).double()
+    gram = geometry.gram_matrix(differences)
+    products = geometry.numbers(inner @ differences.mT)
+    a, b = geometry.tangent_coefficients(gram, geometry.numbers(losses), rule)
     along = a * products.diagonal() + b * products.diagonal(1)
-    if spring < math.inf:
-        stretch = gram.diagonal().clamp_min(0).sqrt() / (weights * len(weights))
-        pull = spring * stretch.diff()
-    else:
-        pull = torch.zeros_like(along)
     if highest is not None:
         along[highest - 1] *= 2
-        pull[highest - 1] = 0
-    along = along + pull
-    pulls = gram.new_zeros(products.shape)
-    pulls.diagonal().copy_(along * a)
-    pulls.diagonal(1).copy_(along * b)
-    inner.addmm_(pulls.to(path.dtype), differences, alpha=-1)
+    if spring < math.inf:
+        stretch = np.sqrt(gram.diagonal()) / (weights.numpy() * len(weights))
+        along += spring * np.diff(stretch) * (np.arange(1, len(path) - 1) != highest)
+    i = np.arange(len(inner))
+    mixing = np.zeros(products.shape)
+    mixing[i, i], mixing[i, i + 1] = along * a, along * b
+    inner.addmm_(torch.from_numpy(mixing).to(path), differences, alpha=-1)
 
 
 class _Watch:
