@@ -46,6 +46,45 @@ def reordered(problem: NetworkProblem, theta: Tensor, orders: Sequence[Tensor]) 
     return joined(problem.layout, params)
 
 
+def swapped_through(problem: NetworkProblem, theta: Tensor, layer: int, units: tuple[int, int], dead: int) -> Tensor:
+    """A path (8, P) from theta (P,) to the same network with two hidden units exchanged, of exactly constant function.
+
+    layer: which hidden layer; dead: a unit of it whose outgoing weights are all 0. Two moves leave the function alone
+    at every point: a unit without outgoing weight takes any incoming weights, and units with equal incoming weights
+    share their outgoing ones in any ratio. Raises `LossAtlasError` for a unit that is not dead.
+    """
+    name, norm, consumer = hidden_layers(problem)[layer]
+    if norm is not None:
+        raise LossAtlasError("units behind a normalisation cannot be exchanged like this: its parameters stay behind")
+    first, second = units
+    start = {key: value.clone() for key, value in problem.layout.split(theta).items()}
+    if start[f"{consumer}.weight"][:, dead].any() or len({first, second, dead}) < 3:
+        raise LossAtlasError(f"unit {dead} must be a third one, without outgoing weight, to exchange {first}, {second}")
+    incoming = [key for key in (f"{name}.weight", f"{name}.bias") if key in start]
+
+    def copied(params: dict[str, Tensor], source: dict[str, Tensor], unit: int, to: int) -> dict[str, Tensor]:
+        """With the incoming weights of `unit` in `source` at `to`."""
+        params = {key: value.clone() for key, value in params.items()}
+        for key in incoming:
+            params[key][to] = source[key][unit]
+        return params
+
+    def handed(params: dict[str, Tensor], unit: int, to: int) -> dict[str, Tensor]:
+        """With the outgoing weights of `unit` added to those of its twin `to`."""
+        params = {key: value.clone() for key, value in params.items()}
+        weight = params[f"{consumer}.weight"]
+        weight[:, to] += weight[:, unit]
+        weight[:, unit] = 0
+        return params
+
+    path = [start]
+    for unit, to, twin in ((first, dead, first), (second, first, second), (first, second, dead)):
+        path.append(copied(path[-1], start, unit, to))
+        path.append(handed(path[-1], twin, to))
+    path.append(copied(path[-1], start, dead, dead))
+    return torch.stack([torch.cat([point[key].flatten() for key in problem.layout.names]) for point in path])
+
+
 def rescaled(problem: NetworkProblem, theta: Tensor, factors: Tensor) -> Tensor:
     """The members theta (k, P) with the first hidden layer multiplied by factors (k,) > 0 and the next divided.
 

@@ -152,3 +152,11 @@ def test_a_resnet_that_does_not_exist_is_refused_with_those_that_do(depth, norm)
 def test_an_unknown_activation_is_named_with_those_there_are():
     with pytest.raises(LossAtlasError, match=r"gelu.*relu, tanh, sigmoid"):
         mlp((6, 5, 3), "gelu")
+
+
+def test_a_small_resnet_takes_grey_images_and_narrow_stages():
+    network = resnet(8, 10, "batch", inputs=1, channels=(4, 8, 12))
+    assert network(torch.randn(3, 1, 8, 8)).shape == (3, 10)
+    weights = 9 * (4 + 2 * 4 * 4 + (4 + 8) * 8 + (8 + 12) * 12) + 12 * 10
+    batch_norm, bias = 2 * (4 + 2 * 4 + 3 * 8 + 3 * 12), 10
+    assert Layout.of(network).dim == weights + batch_norm + bias

@@ -113,25 +113,27 @@ class Scale(nn.Module):
         return self.weight * x
 
 
-def resnet(depth: int, classes: int = 10, norm: str = "batch") -> nn.Sequential:
-    """ResNet of 6n + 2 layers for 32x32 images (16, 32, 64 channels; He et al. 2016), Kaiming-normal fan-out."""
+def resnet(
+    depth: int, classes: int = 10, norm: str = "batch", inputs: int = 3, channels: Sequence[int] = (16, 32, 64)
+) -> nn.Sequential:
+    """ResNet of 6n + 2 layers for images (He et al. 2016, by default that for 32x32 ones), Kaiming-normal fan-out."""
     if depth < 8 or (depth - 2) % 6 or norm not in ("batch", "batch-identity", "none"):
         raise LossAtlasError(
             f"resnet depth {depth} with norm {norm!r}: depth must be 6n + 2 (20, 32, 44, 56) "
             "and norm one of batch, batch-identity, none"
         )
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
-    layers += [Norm(16)] if norm != "none" else []
+    fan_in = channels[0]
+    layers: list[nn.Module] = [nn.Conv2d(inputs, fan_in, 3, 1, 1, bias=False)]
+    layers += [Norm(fan_in)] if norm != "none" else []
     layers.append(nn.ReLU())
-    fan_in = 16
-    for channels, first_stride in ((16, 1), (32, 2), (64, 2)):
+    for fan_out, first_stride in zip(channels, (1, 2, 2), strict=True):
         for i in range((depth - 2) // 6):
-            layers.append(ResidualBlock(fan_in, channels, first_stride if i == 0 else 1, norm))
-            fan_in = channels
+            layers.append(ResidualBlock(fan_in, fan_out, first_stride if i == 0 else 1, norm))
+            fan_in = fan_out
     for module in nn.Sequential(*layers).modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, classes))
 
 
 @ensemble.rule(ResidualBlock)

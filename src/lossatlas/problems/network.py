@@ -36,12 +36,13 @@ class NetworkProblem:
     module: any `nn.Module`; its trainable parameters are the coordinates. BatchNorm layers use the statistics of the
     problem's own rows (one full-batch pass in training mode), unless `moments(theta)` supplies others.
     x (n, ...) and y (n,), or (k, n, ...) and (k, n) where each member has rows of its own (`own_rows`).
+    loss: a name in `LOSSES`, or a function like those: outputs (k, n, C) and targets (k, n, ...) -> (k, n).
     """
 
     module: nn.Module
     x: Tensor
     y: Tensor
-    loss: str = "cross_entropy"
+    loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy"
     own_rows: bool = False
     moments: Callable[[Tensor], Moments] | None = None
     layout: Layout | None = None  # of the module, found once
@@ -49,7 +50,7 @@ class NetworkProblem:
     def __post_init__(self):
         if self.layout is not None:
             return
-        if self.loss not in LOSSES:
+        if isinstance(self.loss, str) and self.loss not in LOSSES:
             raise LossAtlasError(f"loss {self.loss!r} is unknown; use one of {', '.join(LOSSES)}")
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()):
             object.__setattr__(self, "module", ensemble.without_running_statistics(self.module))
@@ -100,7 +101,8 @@ class NetworkProblem:
 
     def example_losses(self, logits: Tensor) -> Tensor:
         """Loss of each example (k, n) from outputs (k, n, C)."""
-        return LOSSES[self.loss](logits, self._targets(logits.shape[0]))
+        by_example = LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
+        return by_example(logits, self._targets(logits.shape[0]))
 
     def example_errors(self, logits: Tensor) -> Tensor:
         """1 where the label's output is not the only largest one, else 0: (k, n). NaN where targets are not labels."""

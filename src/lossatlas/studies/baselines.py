@@ -33,7 +33,9 @@ def build(baseline: Baseline, shape: tuple[int, ...], classes: int) -> nn.Sequen
     if baseline.architecture in architectures.MNIST1D_NETWORKS:
         return architectures.mnist1d_network(baseline.architecture, inputs, classes)
     if baseline.architecture == "resnet":
-        return architectures.resnet(baseline.hidden[0], classes, "batch" if baseline.batch_norm else "none")
+        depth, *channels = baseline.hidden
+        norm = "batch" if baseline.batch_norm else "none"
+        return architectures.resnet(depth, classes, norm, shape[0], channels or (16, 32, 64))
     if baseline.architecture == "cnn":
         shape = shape if len(shape) > 1 else (1, *shape)
         return architectures.cnn(shape, baseline.hidden, classes, baseline.activation, baseline.batch_norm)

@@ -1,0 +1,427 @@
+"""AutoNEB: bands in cycles, each of which first puts new pivots where the path is not resolved (Draxler et al. 2018).
+
+A cycle is: insert pivots, move the band, look at the losses between the pivots. The best path of all cycles counts;
+cycle 0 is the path one starts from.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lossatlas.elastic_band import geometry
+from lossatlas.elastic_band.arms import CORRECTED, Arm
+from lossatlas.elastic_band.band import Cost, Outcome, Stop, neb, step_rows
+from lossatlas.elastic_band.normalisation import as_arm, parameters
+from lossatlas.elastic_band.profile import Profile, mean_losses, profile, refine
+from lossatlas.errors import LossAtlasError
+
+USUAL_REFINEMENT = 24  # points: two rounds round two tops
+RANGE_FLOOR = 1e-3  # of the losses on a path, in nats: bumps are not measured against a range smaller than this
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Steps at a learning rate, after an insertion.
+
+    insert: `equal`, `count` pivots into each gap; `highest`, one into each of the `count` gaps with the highest bumps;
+    `random`, as many into random gaps (a placebo); or `none`.
+    """
+
+    steps: int
+    learning_rate: float
+    insert: Literal["none", "equal", "highest", "random"] = "none"
+    count: int = 0
+
+    def pivots(self, before: int) -> int:
+        """How many pivots there are at most after the insertion."""
+        if self.insert == "equal":
+            return (before - 1) * (self.count + 1) + 1
+        return before + (0 if self.insert == "none" else min(self.count, before - 1))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Cycles and what they have in common.
+
+    batch_size None: all rows in each step. samples: inner points of a gap in the look at the losses, odd; top: only
+    of so many gaps (`profile`); tolerance: of the refined maximum. stop: when a cycle ends early.
+    """
+
+    cycles: tuple[Cycle, ...]
+    batch_size: int | None = 512
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    samples: int = 9
+    top: int | None = None
+    tolerance: float = 1e-4
+    stop: Stop | None = None
+
+    def look_points(self, pivots: int) -> int:
+        """How many points a look at a path of so many pivots takes, with a refinement of usual length."""
+        gaps = pivots - 1
+        sampled = gaps if self.top is None else min(gaps, 2 * self.top)
+        return 2 * gaps + 1 + sampled * (self.samples - 1) + USUAL_REFINEMENT
+
+    def scaled(self, factor: float) -> "Schedule":
+        """The same with `factor` times as many steps in each cycle, at least one."""
+        cycles = tuple(replace(cycle, steps=max(1, round(cycle.steps * factor))) for cycle in self.cycles)
+        return replace(self, cycles=cycles)
+
+    def without_first_insertion(self) -> "Schedule":
+        """The same for a path that has its pivots already."""
+        return replace(self, cycles=(replace(self.cycles[0], insert="none"), *self.cycles[1:]))
+
+    def pivot_gradients(self, pivots: int = 2) -> int:
+        """The most gradients of pivots that it takes from a path of so many pivots."""
+        total = 0
+        for cycle in self.cycles:
+            pivots = cycle.pivots(pivots)
+            total += cycle.steps * (pivots - 2)
+        return total
+
+
+def _published(first: Cycle, *groups: tuple[int, int, float]) -> Schedule:
+    later = [Cycle(steps, rate, "highest", 2) for cycles, steps, rate in groups for _ in range(cycles)]
+    return Schedule((first, *later))
+
+
+# cifar10-resnet20.yaml of the released code: 14 cycles, 16,000 steps, up to 31 pivots and 248,000 pivot gradients
+PUBLISHED = _published(Cycle(1000, 0.1, "equal", 3), (3, 1000, 0.1), (2, 2000, 0.1), (4, 1000, 0.01), (4, 1000, 0.001))
+# the released `-fast` one: 17 pivots from the start, a single sample in each gap
+PUBLISHED_FAST = Schedule(
+    (
+        Cycle(2000, 0.1, "equal", 15),
+        Cycle(2000, 0.1),
+        Cycle(2000, 0.1),
+        Cycle(2000, 0.01, "highest", 2),
+        Cycle(2000, 0.01),
+        Cycle(2000, 0.001, "highest", 2),
+        Cycle(2000, 0.001),
+    ),
+    samples=1,
+)
+CHEAP = Schedule(
+    (
+        Cycle(300, 0.1, "equal", 3),
+        Cycle(200, 0.1, "highest", 2),
+        Cycle(200, 0.1, "highest", 2),
+        Cycle(200, 0.01, "highest", 2),
+        Cycle(200, 0.001, "highest", 2),
+    ),
+    top=4,
+)
+SMOKE = Schedule(
+    (
+        Cycle(100, 0.1, "equal", 3),
+        Cycle(100, 0.1, "highest", 2),
+        Cycle(100, 0.01, "highest", 2),
+        Cycle(100, 0.01, "highest", 2),
+    ),
+    top=3,
+)
+
+# --- insertion -------------------------------------------------------------------------------------------------------
+
+
+def insert(
+    path: Tensor, weights: Tensor, profile: Profile, cycle: Cycle, arm: Arm, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The path (N, P) with the cycle's new pivots, which lie on the polyline, and the weights of its gaps.
+
+    A gap's weight is split where the pivot falls, so that a resolution once chosen stays.
+    """
+    gaps = len(path) - 1
+    if cycle.insert == "equal":
+        shares = torch.arange(1, cycle.count + 1, dtype=torch.float64) / (cycle.count + 1)
+        new = (torch.arange(gaps)[:, None] + shares).flatten()
+    elif cycle.insert == "highest":
+        new = bumps(profile, cycle.count, arm)
+    elif cycle.insert == "random":
+        new = torch.randperm(gaps, generator=generator)[: cycle.count].double() + 0.5
+    else:
+        return path, weights
+    positions = torch.cat([torch.arange(gaps + 1, dtype=torch.float64), new]).sort().values
+    return geometry.points(path, positions), _split(weights, positions)
+
+
+def _split(weights: Tensor, positions: Tensor) -> Tensor:
+    """Weights of the gaps between positions that contain all whole numbers."""
+    return positions.diff() * weights[positions[:-1].floor().long()]
+
+
+def bumps(profile: Profile, count: int, arm: Arm) -> Tensor:
+    """Positions of the highest bump in each of at most `count` gaps, where it is above the arm's threshold.
+
+    A bump is the height above the straight line between the gap's two pivots, as a share of the path's range of
+    losses; only upward ones count.
+    """
+    gap = profile.positions.floor().long().clamp_max(int(profile.positions[-1]) - 1)
+    share = profile.positions - gap
+    pivots = profile.pivots()
+    height = profile.losses - torch.lerp(pivots[gap], pivots[gap + 1], share)
+    if arm.normaliser == "dense":
+        scale = (profile.losses.max() - profile.losses.min()).clamp_min(RANGE_FLOOR)
+    else:
+        scale = pivots.max() - pivots.min() + 1e-12
+    score = torch.where((share > 0) & (share < 1), height / scale, -torch.inf)
+    order = score.argsort(descending=True, stable=True)
+    order = order[score[order] > arm.threshold].tolist()
+    best: dict[int, int] = {}
+    for i in order:
+        best.setdefault(int(gap[i]), i)
+    return profile.positions[sorted(list(best.values())[:count])]
+
+
+# --- the cycles ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CycleRecord:
+    """A path after a cycle; the cost is that of all so far, the look at the losses included.
+
+    positions, losses (M,): the profile. length_ratio: length / straight distance of the ends, 1 if they coincide.
+    """
+
+    cycle: int
+    pivots: int
+    steps: int
+    outcome: Outcome
+    saddle: float
+    saddle_error: float
+    length_ratio: float
+    spacing_error: float
+    cost: Cost
+    positions: Tensor
+    losses: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Connection:
+    """The best path between two minima and how it was found.
+
+    pivots (N, P), weights (N - 1,): of the cycle with the lowest saddle; positions, losses (M,): its profile, refined
+    round the top. The saddle is the profile's maximum: an upper bound of the minimax, up to `saddle_error`, by which
+    the last refinement moved it. outcome: `ok`, or the last other outcome of a cycle. distance: of the two ends.
+    """
+
+    pivots: Tensor
+    weights: Tensor
+    positions: Tensor
+    losses: Tensor
+    saddle: float
+    saddle_error: float
+    saddle_position: float
+    length: float
+    distance: float
+    outcome: Outcome
+    best_cycle: int
+    history: tuple[CycleRecord, ...]
+
+    @property
+    def cost(self) -> Cost:
+        return self.history[-1].cost
+
+    @property
+    def length_ratio(self) -> float:
+        return self.history[self.best_cycle].length_ratio
+
+
+class Store(Protocol):
+    """Where a band that is cut short finds its place again; `load` gives back what `save` got, or None."""
+
+    def load(self) -> Any | None: ...
+
+    def save(self, state: Any) -> None: ...
+
+
+def connect(
+    problem,
+    a: Tensor,
+    b: Tensor,
+    schedule: Schedule = CHEAP,
+    *,
+    arm: Arm = CORRECTED,
+    generator: torch.Generator | None = None,
+    budget: float | None = None,
+    store: Store | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Connection:
+    """A path between the minima a and b (P,), from the straight line on; see `auto_neb`.
+
+    Ends that are equal are joined by a path of length 0, on which nothing is done. Raises `LossAtlasError` for ends
+    of different shapes and for an end whose loss is not finite.
+    """
+    if a.shape != b.shape or a.shape != (problem.dim,):
+        raise LossAtlasError(
+            f"the ends have {tuple(a.shape)} and {tuple(b.shape)} parameters, the problem {problem.dim}"
+        )
+    path = geometry.straight(a.detach(), b.detach())
+    return auto_neb(
+        problem, path, schedule, arm=arm, generator=generator, budget=budget, store=store, progress=progress
+    )
+
+
+def auto_neb(
+    problem,
+    path: Tensor,
+    schedule: Schedule = CHEAP,
+    *,
+    weights: Tensor | None = None,
+    arm: Arm = CORRECTED,
+    generator: torch.Generator | None = None,
+    budget: float | None = None,
+    store: Store | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Connection:
+    """Run the schedule's cycles from any path (N, P), N >= 2, between two fixed ends.
+
+    budget: sample gradients; a cycle that would exceed it is shortened so that it fits, with a look of usual length,
+    and is the last. With a store the state is saved after each cycle, and a band that was cut short goes on from
+    there bit for bit. A cycle that diverges is recorded and undone, and the next one goes on from where it began.
+    progress(done, all cycles).
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    problem, path = as_arm(problem, path.detach(), arm)
+    run = _Run(problem, schedule, arm, generator, budget)
+    saved = store.load() if store else None
+    state = run.restored(saved, path.device) if saved else run.begun(path, weights)
+    while (cycle := run.next_cycle(state)) is not None:
+        state = run.after(state, cycle)
+        if store:
+            store.save(run.saved(state))
+        if progress:
+            progress(len(state.history) - 1, len(schedule.cycles))
+    return _connection(problem, state)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A path after a cycle, the best one so far, and the records of all."""
+
+    path: Tensor
+    weights: Tensor
+    best: Tensor
+    best_weights: Tensor
+    history: tuple[CycleRecord, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What does not change from cycle to cycle."""
+
+    problem: Any
+    schedule: Schedule
+    arm: Arm
+    generator: torch.Generator
+    budget: float | None
+
+    def begun(self, path: Tensor, weights: Tensor | None) -> _State:
+        """The start: cycle 0 is the path that was given."""
+        weights = geometry.equal_weights(path) if weights is None else weights
+        record = self.look(0, path, weights, 0, "ok", Cost())
+        if not record.losses[[0, -1]].isfinite().all():
+            raise LossAtlasError("the loss is not finite at an end of the path: both ends must be trained networks")
+        return _State(path, weights, path, weights, (record,))
+
+    def next_cycle(self, state: _State) -> Cycle | None:
+        """The cycle to run next, with as many steps as the budget allows; None at the end."""
+        number = len(state.history)
+        if number > len(self.schedule.cycles) or torch.equal(state.path[0], state.path[-1]):
+            return None
+        cycle = self.schedule.cycles[number - 1]
+        if self.budget is None:
+            return cycle
+        pivots = cycle.pivots(len(state.path))
+        fixed = 1 if self.arm.last_end == "moves" else 2
+        rows = getattr(self.problem, "rows", 1)
+        step = (pivots - fixed + fixed / 3) * step_rows(self.problem, self.schedule.batch_size)
+        left = self.budget - state.history[-1].cost.sample_gradients - self.schedule.look_points(pivots) * rows / 3
+        steps = min(cycle.steps, int(left / step))
+        return replace(cycle, steps=steps) if steps > 0 else None
+
+    def after(self, state: _State, cycle: Cycle) -> _State:
+        """The state after one cycle more."""
+        last = state.history[-1]
+        seen = Profile(last.positions, last.losses, 0)
+        path, weights = insert(state.path, state.weights, seen, cycle, self.arm, self.generator)
+        band = neb(
+            self.problem,
+            path,
+            steps=cycle.steps,
+            learning_rate=cycle.learning_rate,
+            momentum=self.schedule.momentum,
+            weight_decay=self.schedule.weight_decay,
+            batch_size=self.schedule.batch_size,
+            weights=weights,
+            stop=self.schedule.stop,
+            arm=self.arm,
+            generator=self.generator,
+        )
+        record = self.look(len(state.history), band.path, weights, band.steps, band.outcome, last.cost + band.cost)
+        better = record.saddle < min(r.saddle for r in state.history)
+        best = (band.path, weights) if better else (state.best, state.best_weights)
+        return _State(band.path, weights, *best, (*state.history, record))
+
+    def look(self, number: int, path: Tensor, weights: Tensor, steps: int, outcome: Outcome, cost: Cost) -> CycleRecord:
+        """The record of a path; `cost` is what was spent before the look."""
+        function = mean_losses(self.problem)
+        seen = profile(function, path, self.schedule.samples, self.schedule.top)
+        seen = refine(function, path, seen, self.schedule.tolerance)
+        length, distance = _extent(parameters(self.problem, path))
+        return CycleRecord(
+            cycle=number,
+            pivots=len(path),
+            steps=steps,
+            outcome=outcome if seen.finite or outcome != "ok" else "diverged",
+            saddle=seen.saddle,
+            saddle_error=seen.saddle_error,
+            length_ratio=length / distance if distance else 1.0,
+            spacing_error=geometry.spacing_error(parameters(self.problem, path), weights),
+            cost=cost + Cost(0, seen.evaluations * getattr(self.problem, "rows", 1)),
+            positions=seen.positions,
+            losses=seen.losses,
+        )
+
+    def saved(self, state: _State) -> dict[str, Any]:
+        """The state as a tree that a `Checkpoint` can hold."""
+        tree = {name: getattr(state, name) for name in ("path", "weights", "best", "best_weights")}
+        return {**tree, "history": [asdict(record) for record in state.history], "random": self.generator.get_state()}
+
+    def restored(self, saved: dict[str, Any], device: torch.device) -> _State:
+        """The inverse of `saved`; the generator goes on from there."""
+        self.generator.set_state(saved["random"])
+        records = tuple(CycleRecord(**{**record, "cost": Cost(**record["cost"])}) for record in saved["history"])
+        names = ("path", "weights", "best", "best_weights")
+        return _State(*(saved[name].to(device) for name in names), records)
+
+
+def _extent(path: Tensor) -> tuple[float, float]:
+    """Length of a path, and the distance of its ends."""
+    distance = torch.linalg.vector_norm((path[-1] - path[0]).double())
+    return float(geometry.segment_lengths(path).sum()), float(distance)
+
+
+def _connection(problem, state: _State) -> Connection:
+    best = min(state.history, key=lambda record: record.saddle)
+    pivots = parameters(problem, state.best)
+    length, distance = _extent(pivots)
+    seen = Profile(best.positions, best.losses, 0)
+    return Connection(
+        pivots=pivots,
+        weights=state.best_weights,
+        positions=best.positions,
+        losses=best.losses,
+        saddle=best.saddle,
+        saddle_error=best.saddle_error,
+        saddle_position=seen.saddle_position,
+        length=length,
+        distance=distance,
+        outcome=next((r.outcome for r in reversed(state.history) if r.outcome != "ok"), "ok"),
+        best_cycle=best.cycle,
+        history=state.history,
+    )

@@ -1,0 +1,235 @@
+"""The geometry of a path: a tensor (N, P) of pivots, the first and last row of which are its ends.
+
+With the differences D_i = p_{i+1} - p_i (N - 1, P), every length, tangent and projection is made of the Gram matrix
+D Dᵀ. So a band step reads the parameters a few times, and all that is delicate happens to a few numbers, in NumPy
+and float64, wherever the parameters are.
+
+A `position` counts pivots: 2.25 is a quarter of the way from pivot 2 to pivot 3. `weights` (N - 1,) are the shares of
+the path's length that the gaps should have; they sum to 1 and are equal where none are given.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossatlas.errors import LossAtlasError
+
+SPACED = 1e-3  # a saved path's gaps keep their shares to this part of the length
+TINY = 1e-300  # instead of a zero to divide by
+
+
+def straight(start: Tensor, end: Tensor, pivots: int = 2) -> Tensor:
+    """Equally spaced pivots (pivots, P) from start to end (P,); both ends bit by bit."""
+    path = torch.lerp(start, end, torch.linspace(0, 1, pivots, dtype=start.dtype, device=start.device)[:, None])
+    path[0], path[-1] = start, end
+    return path
+
+
+def numbers(tensor: Tensor) -> np.ndarray:
+    """A small tensor as a float64 array."""
+    return tensor.detach().to("cpu", torch.float64).numpy()
+
+
+def gram_matrix(differences: Tensor) -> np.ndarray:
+    """D Dᵀ (N - 1, N - 1) of the differences D (N - 1, P)."""
+    return numbers(differences @ differences.mT)
+
+
+def segment_lengths(path: Tensor) -> Tensor:
+    """Euclidean lengths d_i (N - 1,) of the gaps, in float64 on the CPU."""
+    return torch.linalg.vector_norm(path.diff(dim=0), dim=-1, dtype=torch.float64).cpu()
+
+
+def equal_weights(path: Tensor) -> Tensor:
+    """The weights (N - 1,) of equally spaced pivots, float64 on the CPU."""
+    gaps = len(path) - 1
+    return torch.full((gaps,), 1 / gaps, dtype=torch.float64)
+
+
+# --- points of the polyline -----------------------------------------------------------------------------------------
+
+
+def points(path: Tensor, positions: Tensor) -> Tensor:
+    """The points (M, P) of the polyline at positions (M,); exactly the pivots at whole numbers."""
+    return _mix(path, numbers(positions))
+
+
+def _mix(path: Tensor, positions: np.ndarray) -> Tensor:
+    """`points` as one matrix product: the pivots' weights are hat functions round them."""
+    hats = np.maximum(1 - np.abs(positions[:, None] - np.arange(len(path))), 0)
+    return torch.from_numpy(hats).to(path) @ path
+
+
+def arc_length(path: Tensor, positions: Tensor) -> Tensor:
+    """Normalised arc length in [0, 1] (M,) at positions (M,), float64; 0 everywhere on a path of length 0."""
+    reached = _cumulative(segment_lengths(path).numpy())
+    at = np.interp(numbers(positions), np.arange(len(reached)), reached)
+    return torch.from_numpy(at / max(reached[-1], TINY))
+
+
+def _cumulative(parts: np.ndarray) -> np.ndarray:
+    """Sums of the first 0, 1, ... parts."""
+    return np.concatenate([[0.0], np.cumsum(parts)])
+
+
+# --- spacing --------------------------------------------------------------------------------------------------------
+
+
+def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100, anchor: int | None = None) -> Tensor:
+    """The pivots (N, P) moved along their own polyline until the gaps have the shares `weights`; ends untouched.
+
+    One pass puts pivot i at the arc length S (w_1 + ... + w_i) (Draxler et al. 2018, Alg. 1), which is exact on a
+    straight line; on a bent one the chords are shorter than the arcs, so passes are repeated until they obey to
+    `SPACED`. All passes move on the given polyline, so its corners are cut once only and its length never grows.
+    anchor: a pivot that stays where it is; the shares then hold on each side of it.
+    """
+    weights = equal_weights(path) if weights is None else weights
+    gram = gram_matrix(path.diff(dim=0))
+    moved = _mix(path, spaced_positions(gram, weights.numpy(), passes, anchor))
+    moved[0], moved[-1] = path[0], path[-1]
+    return moved
+
+
+def spaced_positions(gram: np.ndarray, weights: np.ndarray, passes: int, anchor: int | None = None) -> np.ndarray:
+    """Positions (N,) on the polyline of a Gram matrix at which the gaps have the shares `weights`."""
+    positions = np.arange(len(gram) + 1.0)
+    lengths = np.sqrt(gram.diagonal())
+    shares = _cumulative(weights)
+    for left in reversed(range(passes)):
+        reached = _cumulative(lengths)
+        positions = np.interp(_targets(reached, shares, anchor), reached, positions)
+        if left:
+            behind = np.clip(positions[:, None] - np.arange(len(gram)), 0, 1)  # point = p_0 + behind D
+            steps = np.diff(behind, axis=0)
+            lengths = np.sqrt(np.maximum(((steps @ gram) * steps).sum(-1), 0))
+            if _worst(lengths, weights) < 0.1 * SPACED:
+                break
+    return positions
+
+
+def _targets(reached: np.ndarray, shares: np.ndarray, anchor: int | None) -> np.ndarray:
+    """Arc lengths (N,) where the pivots should be, for arc lengths `reached` so far and cumulative shares."""
+    if anchor is None:
+        return reached[-1] * shares
+    before = reached[anchor] * shares / shares[anchor]
+    after = reached[anchor] + (reached[-1] - reached[anchor]) * (shares - shares[anchor]) / (1 - shares[anchor])
+    return np.where(shares <= shares[anchor], before, after)
+
+
+def spacing_error(path: Tensor, weights: Tensor | None = None) -> float:
+    """The worst gap against its share of the length S: max |d_i / w_i - S| / S; 0 for a path of length 0."""
+    weights = equal_weights(path) if weights is None else weights
+    return _worst(segment_lengths(path).numpy(), weights.numpy())
+
+
+def _worst(lengths: np.ndarray, weights: np.ndarray) -> float:
+    total = lengths.sum()
+    return float(np.abs(lengths / weights - total).max() / max(total, TINY))
+
+
+def resample(path: Tensor, pivots: int) -> Tensor:
+    """The same polyline with `pivots` equally spaced pivots."""
+    reached = _cumulative(segment_lengths(path).numpy())
+    at = np.linspace(0, 1, pivots) * reached[-1]
+    sampled = _mix(path, np.interp(at, reached, np.arange(len(path))))
+    sampled[0], sampled[-1] = path[0], path[-1]
+    return redistribute(sampled)
+
+
+def concatenate(paths: Sequence[Tensor]) -> Tensor:
+    """Paths from A to B, from B to C and so on as one path; a joint is one pivot.
+
+    Raises `LossAtlasError` where a path does not start, bit by bit, at the end of the one before.
+    """
+    for i, (before, after) in enumerate(pairwise(paths)):
+        if not torch.equal(before[-1], after[0]):
+            raise LossAtlasError(f"path {i} does not end where path {i + 1} starts: reverse one with .flip(0)?")
+    return torch.cat([paths[0], *(path[1:] for path in paths[1:])])
+
+
+# --- tangents -------------------------------------------------------------------------------------------------------
+
+# A rule gives the coefficients (a, b) of the tangent a τ⁻ + b τ⁺ at the inner pivots, where τ⁻ = p_i - p_{i-1} and
+# τ⁺ = p_{i+1} - p_i, from the losses (before, at, after) and the lengths (d⁻, d⁺), all (N - 2,).
+Coefficients = tuple[np.ndarray, np.ndarray]
+
+
+def henkelman(before, at, after, back, forth) -> Coefficients:
+    """The improved tangent (Henkelman and Jónsson 2000, eq. 8-11): towards the higher neighbour.
+
+    On a slope the difference towards it; at an extremum both, the larger weight for the *higher* neighbour. Three
+    equal losses leave 0/0 there, and get the bisecting p_{i+1} - p_{i-1}.
+    """
+    small, large = _changes(before, at, after)
+    slope = ((before < at) & (at < after)) | ((before > at) & (at > after))
+    lesser = np.where(slope, 0.0, np.where(large > 0, small / np.maximum(large, TINY), 1.0))
+    return np.where(after > before, lesser, 1.0), np.where(before > after, lesser, 1.0)
+
+
+def draxler2019(before, at, after, back, forth) -> Coefficients:
+    """As released (PyTorch-AutoNEB, June 2019 on): unit differences, and at an extremum the two weights swapped."""
+    return _released(before, at, after, back, forth, *_changes(before, at, after))
+
+
+def draxler2018(before, at, after, back, forth) -> Coefficients:
+    """As released in 2018: swapped too, and M <- M / (M + m), m <- m / (M + m) with the new M: not of unit length."""
+    small, large = _changes(before, at, after)
+    large = large / np.maximum(large + small, TINY)
+    small = small / np.maximum(large + small, TINY)
+    return _released(before, at, after, back, forth, small, large)
+
+
+def bisector(before, at, after, back, forth) -> Coefficients:
+    """p_{i+1} - p_{i-1}, whatever the losses: the placebo."""
+    return np.ones_like(at), np.ones_like(at)
+
+
+RULES: dict[str, Callable[..., Coefficients]] = {
+    "henkelman": henkelman,
+    "draxler2019": draxler2019,
+    "draxler2018": draxler2018,
+    "bisector": bisector,
+}
+
+
+def _changes(before: np.ndarray, at: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smaller and the larger of |l_{i+1} - l_i| and |l_{i-1} - l_i|."""
+    left, right = np.abs(before - at), np.abs(after - at)
+    return np.minimum(left, right), np.maximum(left, right)
+
+
+def _released(before, at, after, back, forth, small, large) -> Coefficients:
+    extremum = ((at > before) & (at > after)) | ((at < before) & (at < after))
+    falls = before > after
+    a = np.where(extremum, np.where(falls, small, large), falls)
+    b = np.where(extremum, np.where(falls, large, small), ~falls)
+    return a / np.maximum(back, TINY), b / np.maximum(forth, TINY)
+
+
+def tangent_coefficients(gram: np.ndarray, losses: np.ndarray, rule: str) -> Coefficients:
+    """(a, b), each (N - 2,): the tangents are a D[:-1] + b D[1:], of unit length but for draxler2018."""
+    if rule not in RULES:
+        raise LossAtlasError(f"tangent rule {rule!r} is unknown; use one of {', '.join(RULES)}")
+    squares = gram.diagonal()
+    lengths = np.sqrt(squares)
+    a, b = RULES[rule](losses[:-2], losses[1:-1], losses[2:], lengths[:-1], lengths[1:])
+    if rule == "draxler2018":
+        return a, b
+    square = a * a * squares[:-1] + 2 * a * b * gram.diagonal(1) + b * b * squares[1:]
+    scale = np.sqrt(np.maximum(square, TINY))  # pivots that coincide have the tangent 0, not NaN
+    return a / scale, b / scale
+
+
+def tangents(path: Tensor, losses: Tensor, rule: str = "henkelman") -> Tensor:
+    """The tangents (N - 2, P) at the inner pivots of a path (N, P) with the losses (N,), ends included.
+
+    rule: `henkelman`, or as released `draxler2019`, `draxler2018`, or the placebo `bisector`. Of unit length, except
+    that `draxler2018` is not where a pivot is an extremum, and that pivots which coincide have the tangent 0.
+    """
+    differences = path.diff(dim=0)
+    a, b = tangent_coefficients(gram_matrix(differences), numbers(losses), rule)
+    a, b = (torch.from_numpy(c).to(path)[:, None] for c in (a, b))
+    return a * differences[:-1] + b * differences[1:]
