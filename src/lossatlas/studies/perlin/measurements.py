@@ -451,7 +451,8 @@ def _trend(values: pd.DataFrame) -> Interval | None:
     return statistics.t_interval(values.to_numpy(float) @ x / (x @ x), LEVEL)
 
 
-def _smoother(column: str, arm: str, alignment: str = "shift", logarithm: bool = True
+def _smoother(
+    column: str, arm: str, alignment: str = "shift", logarithm: bool = True
 ) -> Callable[[Tables], Interval | None]:
     """Slope per doubling of n of (the logarithm of) a measure of relief."""
 
