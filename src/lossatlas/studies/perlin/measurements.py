@@ -6,6 +6,7 @@ Student's over its own values, and at level 90 % (two one-sided tests at 5 %). T
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log, nan
 
 import numpy as np
@@ -320,6 +321,7 @@ def ratios(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@lru_cache
 def _closed_form(kind: str, arm: str, n: int) -> float:
     """Ratio to one layer: for Gaussian fields in 1-D at every n; linear combinations in every dimension."""
     if arm in ("sum", "weighted_sum"):
