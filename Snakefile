@@ -20,6 +20,7 @@ include: "workflow/rules/mli.smk"
 include: "workflow/rules/evolution.smk"
 include: "workflow/rules/evolution_meta.smk"
 include: "workflow/rules/evolution_measurements.smk"
+include: "workflow/rules/perlin.smk"
 include: "workflow/rules/claims.smk"
 
 

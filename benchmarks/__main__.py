@@ -6,10 +6,10 @@ import sys
 
 import torch
 
-from benchmarks import band, ensemble, sweep
+from benchmarks import band, ensemble, perlin, sweep
 from benchmarks.measure import HEADER
 
-ALL = {"sweep": sweep, "ensemble": ensemble, "band": band}
+ALL = {"sweep": sweep, "ensemble": ensemble, "band": band, "perlin": perlin}
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ POWERS = (-1.0, 0.5, 1.0, 2.0, 4.0)
 POINTWISE = {"sum": 0.0, **{f"q={q:g}": q for q in POWERS}, "max": inf}
 RADIUS = 0.5  # cells: a run that ends this near the common minimum has arrived
 SLOW, SLOW_SHARE = 200, 0.15  # the last steps are shorter; they are also the window in which failures are told apart
-TRACE = 50  # steps between the positions from which the exponent of the displacement is read
+TRACES = 10  # positions, equally spaced before the slow steps, from which the exponent of the displacement is read
 DECAY = 0.9
 BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": PowerWeighting(0.0),
@@ -66,6 +66,7 @@ def descend(direction: Callable[[Tensor, int], Tensor], start: Tensor, rates: Te
     length = rates[:, None, None] / rms[:, :, None, None, None].clamp_min(1e-30)
     window, trace = Window.opened(x), [x]
     slow = min(SLOW, steps // 2)
+    pause = max(1, (steps - slow) // TRACES)
     for step in range(steps):
         late = step >= steps - slow
         if step == steps - slow:
@@ -73,7 +74,7 @@ def descend(direction: Callable[[Tensor, int], Tensor], start: Tensor, rates: Te
         x = x - (SLOW_SHARE if late else 1.0) * length * direction(x, step)
         if late:
             window = window.extended(x)
-        elif step % TRACE == TRACE - 1:
+        elif step % pause == pause - 1:
             trace.append(x)
     return Runs(x, window, torch.stack(trace))
 
@@ -146,7 +147,7 @@ def _pointwise(
         n = composites.n
         if n not in sizes:
             continue
-        fields = torch.stack([composites.direction[arm] for arm in POINTWISE], 1)  # (g, a, 2, N, N)
+        fields = torch.stack([composites.direction(arm) for arm in POINTWISE], 1)  # (g, a, 2, N, N)
         runs = _on_grid(fields, start, rates, settings["steps"], side)
         held = _held_back(kind, layers[:n], runs)
         desert = goal_correlation(

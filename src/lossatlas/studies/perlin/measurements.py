@@ -6,6 +6,7 @@ Student's over its own values, and at level 90 % (two one-sided tests at 5 %). T
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log, nan
 
 import numpy as np
@@ -320,6 +321,7 @@ def ratios(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@lru_cache
 def _closed_form(kind: str, arm: str, n: int) -> float:
     """Ratio to one layer: for Gaussian fields in 1-D at every n; linear combinations in every dimension."""
     if arm in ("sum", "weighted_sum"):
@@ -442,17 +444,21 @@ def bowl(tables: Tables) -> Interval:
 # --- smoothness -------------------------------------------------------------------------------------------------------
 
 
-def _trend(values: pd.DataFrame) -> Interval:
-    """Mean over landscapes of the slope per doubling of n; values (landscape, n)."""
+def _trend(values: pd.DataFrame) -> Interval | None:
+    """Mean over landscapes of the slope per doubling of n; values (landscape, n). None for a single n."""
+    if values.shape[1] < 2:
+        return None
     x = np.log2(values.columns.to_numpy(float))
     x = x - x.mean()
     return statistics.t_interval(values.to_numpy(float) @ x / (x @ x), LEVEL)
 
 
-def _smoother(column: str, arm: str, alignment: str = "shift", logarithm: bool = True) -> Callable[[Tables], Interval]:
+def _smoother(
+    column: str, arm: str, alignment: str = "shift", logarithm: bool = True
+) -> Callable[[Tables], Interval | None]:
     """Slope per doubling of n of (the logarithm of) a measure of relief."""
 
-    def trend(tables: Tables) -> Interval:
+    def trend(tables: Tables) -> Interval | None:
         cell = tables.smoothness
         cell = cell[(cell["alignment"] == alignment) & (cell["arm"] == arm)]
         values = cell.pivot(index="landscape", columns="n", values=column)
