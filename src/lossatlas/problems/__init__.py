@@ -6,7 +6,9 @@ from torch import Tensor
 
 from lossatlas.problems.analytic import (
     Booth,
+    CurvyValley,
     DoubleWell,
+    Eggcarton,
     MuellerBrown,
     Quadratic,
     Rastrigin,
@@ -16,7 +18,9 @@ from lossatlas.problems.analytic import (
 
 __all__ = [
     "Booth",
+    "CurvyValley",
     "DoubleWell",
+    "Eggcarton",
     "MuellerBrown",
     "Problem",
     "Quadratic",
