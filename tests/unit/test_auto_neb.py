@@ -203,6 +203,31 @@ def test_ends_that_cannot_be_joined_are_refused():
         eb.connect(problem, *ends, SHORT)
 
 
+class Wall:
+    """The double well with a hole in the middle of the straight line, where there is no loss."""
+
+    dim = 2
+
+    def __call__(self, theta):
+        hole = theta.detach().norm(dim=-1) < 0.1
+        return torch.where(hole, torch.nan, DoubleWell()(theta))
+
+
+def test_a_segment_that_cannot_be_evaluated_everywhere_is_infinitely_high_and_then_left():
+    found = eb.connect(Wall(), point(-1, 0), point(1, 0), replace(SHORT, cycles=(eb.Cycle(60, 0.02, "equal", 4),)))
+    assert found.history[0].saddle == math.inf
+    assert found.history[0].outcome == "diverged"
+    assert (found.best_cycle, found.outcome) == (1, "ok")
+    assert found.losses.isfinite().all()
+
+
+def test_a_path_without_inner_pivots_or_bumps_stays_as_it_is():
+    highest = replace(SHORT, cycles=(eb.Cycle(10, 0.1, "highest", 2),))
+    found = eb.connect(Quadratic(point(1.0, 1.0)), point(-1, 0), point(1, 0), highest)
+    assert [record.pivots for record in found.history] == [2, 2]
+    assert found.cost.gradients == 0
+
+
 def test_a_diverged_cycle_is_recorded_undone_and_not_the_last():
     wild = replace(SHORT, cycles=(eb.Cycle(200, 50.0, "equal", 3), eb.Cycle(300, 0.02)))
     found = eb.connect(DoubleWell(), point(-1, 0.1), point(1, 0), wild)
