@@ -24,6 +24,7 @@ _ROUNDS = 12  # each divides the intervals around a maximum by four
 CONVENTIONS = {
     "start": "at the first end",
     "end": "at the second end",
+    "lowest": "least value on the path",
     "saddle": "greatest value on the path, ends included (Draxler et al.'s saddle; each quantity at its own maximum)",
     "at_saddle": "value at the point of the greatest training loss",
     "over_ends": "saddle minus the higher end",
@@ -164,6 +165,7 @@ def summary(profile: Profile) -> dict[str, float | int | bool]:
         found = {
             "start": first,
             "end": last,
+            "lowest": v.min(),
             "saddle": v.max(),
             "at_saddle": v[top],
             "over_ends": v.max() - torch.maximum(first, last),

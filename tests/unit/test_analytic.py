@@ -6,7 +6,17 @@ import torch
 from scipy import integrate, optimize
 
 from lossatlas.errors import LossAtlasError
-from lossatlas.problems import Booth, DoubleWell, MuellerBrown, Quadratic, Rastrigin, Ring, Rosenbrock
+from lossatlas.problems import (
+    Booth,
+    CurvyValley,
+    DoubleWell,
+    Eggcarton,
+    MuellerBrown,
+    Quadratic,
+    Rastrigin,
+    Ring,
+    Rosenbrock,
+)
 
 F64 = torch.float64
 
@@ -22,6 +32,8 @@ PROBLEMS = [
     Rastrigin(dim=3),
     MuellerBrown(),
     DoubleWell(),
+    Eggcarton(),
+    CurvyValley(),
     Ring(),
     Quadratic(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([1.0, 0.0, -1.0])),
     Quadratic(random_spd(3)),
@@ -239,3 +251,23 @@ def test_quadratic_closed_forms_follow_its_own_gradient(hessian):
     # 1e-8: a hundred times the integrator's own tolerance
     final = torch.tensor(flow.y[:, -1], dtype=F64).view(3, 2)
     torch.testing.assert_close(problem.gradient_flow(start, 0.8), final, rtol=1e-8, atol=1e-8)
+
+
+def test_eggcarton_has_its_minima_at_half_integers_saddles_on_edges_and_maxima_at_integers():
+    at = {(0.5, 1.5): (-2.0, (1, 1)), (1.0, 0.5): (0.0, (-1, 1)), (1.0, 2.0): (2.0, (-1, -1))}
+    for point, (value, signs) in at.items():
+        theta = torch.tensor(point, dtype=F64)
+        assert Eggcarton()(theta).item() == pytest.approx(value, abs=1e-12)  # roundings of cos
+        assert slope(Eggcarton(), theta).abs().max() < 1e-12 * (2 * math.pi)
+        assert hessian_signs(Eggcarton(), theta) == signs
+
+
+def test_curvy_valley_minimax_is_one_at_the_origin():
+    valley, x0 = CurvyValley(), CurvyValley.half_distance
+    ends = torch.tensor([[-x0, -1.0], [x0, 1.0]], dtype=F64)
+    assert valley(ends).max() < 1e-30
+    ridge = torch.linspace(-5, 5, 1001, dtype=F64)
+    assert valley(torch.stack([torch.zeros_like(ridge), ridge], -1)).min().item() == 1
+    x = torch.linspace(-x0, x0, 1001, dtype=F64)
+    assert valley(torch.stack([x, x.sin()], -1)).max().item() == 1  # the path that attains it
+    assert hessian_signs(valley, torch.zeros(2, dtype=F64)) == (-1, 1)

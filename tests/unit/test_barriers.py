@@ -46,6 +46,7 @@ def test_every_convention_on_a_path_read_by_hand():
     expected = {
         "start": 1,
         "end": 3,
+        "lowest": 1,
         "saddle": 4,
         "at_saddle": 4,
         "over_ends": 1,

@@ -30,6 +30,17 @@ def test_both_sides_of_the_noise_benchmarks_compute_the_same_field():
     assert perlin.scattered(layers=3, points=50, repeats=1).measured > 0
 
 
+def test_the_fast_band_is_the_plain_loop_over_its_pivots():
+    from benchmarks import band
+    from benchmarks.measure import AGREEMENT
+
+    case = band.Case((6, 8, 10), batch=10, steps=band.AGREEING_STEPS)
+    gap = case.band() - case.one_after_another()
+    assert gap.shape == (band.PIVOTS, case.problem.dim)
+    assert gap.abs().max() < AGREEMENT
+    assert not case.band().equal(case.path)
+
+
 def test_sides_that_differ_get_no_ratio():
     from benchmarks.measure import must_agree
 

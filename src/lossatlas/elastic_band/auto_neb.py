@@ -4,6 +4,7 @@ A cycle is: insert pivots, move the band, look at the losses between the pivots.
 cycle 0 is the path one starts from.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from lossatlas.elastic_band import geometry
 from lossatlas.elastic_band.arms import CORRECTED, Arm
-from lossatlas.elastic_band.band import Cost, Outcome, Stop, neb, step_rows
+from lossatlas.elastic_band.band import Band, Cost, Outcome, Stop, neb, step_rows
 from lossatlas.elastic_band.normalisation import as_arm, parameters
 from lossatlas.elastic_band.profile import Profile, mean_losses, profile, refine
 from lossatlas.errors import LossAtlasError
@@ -349,7 +350,17 @@ class _Run:
         last = state.history[-1]
         seen = Profile(last.positions, last.losses, 0)
         path, weights = insert(state.path, state.weights, seen, cycle, self.arm, self.generator)
-        band = neb(
+        band = self.band(path, weights, cycle)
+        record = self.look(len(state.history), band.path, weights, band.steps, band.outcome, last.cost + band.cost)
+        better = record.saddle < min(r.saddle for r in state.history)
+        best = (band.path, weights) if better else (state.best, state.best_weights)
+        return _State(band.path, weights, *best, (*state.history, record))
+
+    def band(self, path: Tensor, weights: Tensor, cycle: Cycle) -> Band:
+        """The band of a cycle; a path without inner pivots, on which no bump was found, stays as it is."""
+        if len(path) == 2:
+            return Band(path, 0, Cost(), "ok", path.new_zeros(0))
+        return neb(
             self.problem,
             path,
             steps=cycle.steps,
@@ -362,10 +373,6 @@ class _Run:
             arm=self.arm,
             generator=self.generator,
         )
-        record = self.look(len(state.history), band.path, weights, band.steps, band.outcome, last.cost + band.cost)
-        better = record.saddle < min(r.saddle for r in state.history)
-        best = (band.path, weights) if better else (state.best, state.best_weights)
-        return _State(band.path, weights, *best, (*state.history, record))
 
     def look(self, number: int, path: Tensor, weights: Tensor, steps: int, outcome: Outcome, cost: Cost) -> CycleRecord:
         """The record of a path; `cost` is what was spent before the look."""
@@ -378,7 +385,7 @@ class _Run:
             pivots=len(path),
             steps=steps,
             outcome=outcome if seen.finite or outcome != "ok" else "diverged",
-            saddle=seen.saddle,
+            saddle=seen.saddle if seen.finite else math.inf,  # never lower than a path that was seen whole
             saddle_error=seen.saddle_error,
             length_ratio=length / distance if distance else 1.0,
             spacing_error=geometry.spacing_error(parameters(self.problem, path), weights),
@@ -396,8 +403,8 @@ class _Run:
         """The inverse of `saved`; the generator goes on from there."""
         self.generator.set_state(saved["random"])
         records = tuple(CycleRecord(**{**record, "cost": Cost(**record["cost"])}) for record in saved["history"])
-        names = ("path", "weights", "best", "best_weights")
-        return _State(*(saved[name].to(device) for name in names), records)
+        path, best = saved["path"].to(device), saved["best"].to(device)
+        return _State(path, saved["weights"], best, saved["best_weights"], records)
 
 
 def _extent(path: Tensor) -> tuple[float, float]:
@@ -421,7 +428,7 @@ def _connection(problem, state: _State) -> Connection:
         saddle_position=seen.saddle_position,
         length=length,
         distance=distance,
-        outcome=next((r.outcome for r in reversed(state.history) if r.outcome != "ok"), "ok"),
+        outcome=next((r.outcome for r in reversed(state.history[1:]) if r.outcome != "ok"), "ok"),
         best_cycle=best.cycle,
         history=state.history,
     )

@@ -195,6 +195,7 @@ def evaluate(
     return losses, gradient
 
 
+@np.errstate(invalid="ignore", over="ignore")  # a band that diverges is noticed by its losses
 def project(
     path: Tensor, losses: Tensor, gradient: Tensor, weights: Tensor, spring: float, highest: int | None, rule: str
 ) -> None:

@@ -78,6 +78,7 @@ def _cumulative(parts: np.ndarray) -> np.ndarray:
 # --- spacing --------------------------------------------------------------------------------------------------------
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100, anchor: int | None = None) -> Tensor:
     """The pivots (N, P) moved along their own polyline until the gaps have the shares `weights`; ends untouched.
 
@@ -95,6 +96,8 @@ def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100,
 
 def spaced_positions(gram: np.ndarray, weights: np.ndarray, passes: int, anchor: int | None = None) -> np.ndarray:
     """Positions (N,) on the polyline of a Gram matrix at which the gaps have the shares `weights`."""
+    if not np.isfinite(gram.trace()):  # a band that has blown up must not look well spaced
+        return np.full(len(gram) + 1, np.nan)
     positions = np.arange(len(gram) + 1.0)
     lengths = np.sqrt(gram.diagonal())
     shares = _cumulative(weights)

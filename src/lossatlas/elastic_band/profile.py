@@ -116,7 +116,7 @@ def refine(function: Function, path: Tensor, profile: Profile, tolerance: float 
     A top can be, if it is within a quarter of its drop to the lower neighbour of the maximum so far: a parabola
     through three equally spaced points rises at most an eighth of it above the highest of them.
     """
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if profile.finite else 0):
         new = _around(profile, _tops(profile.losses))
         before = profile.saddle
         profile = profile.extended(new, evaluate(function, path, new))

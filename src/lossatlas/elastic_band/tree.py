@@ -147,13 +147,17 @@ class Exploration:
         return bottlenecks(self.losses, self.saddles)
 
 
+def _heights(n: int, saddles: Mapping[Pair, float]) -> list[float]:
+    return [saddles[pair] for pair in minimum_tree(n, saddles)]
+
+
 def anytime(n: int, saddles: Mapping[Pair, float]) -> tuple[Round, ...]:
     """The tree after each band, for bands in the order of `saddles`."""
     so_far: dict[Pair, float] = {}
     record = []
     for pair, saddle in saddles.items():
         so_far[pair] = saddle
-        heights = [so_far[edge] for edge in minimum_tree(n, so_far)]
+        heights = _heights(n, so_far)
         whole = len(heights) == n - 1
         mean = sum(heights) / len(heights) if whole else math.inf
         record.append(Round(len(so_far), mean, max(heights) if whole else math.inf))
@@ -171,7 +175,7 @@ def explore(
     """Run bands in rounds of suggested pairs until all have one, a budget is spent or the tree no longer improves.
 
     losses (n,): of the minima, n >= 2. run(pairs) -> their saddles; pairs of a round may run side by side. budget:
-    bands in all. patience: bands after the star in a row that leave the tree as it is. Raises `LossAtlasError` for
+    bands in all. patience: bands in a row that leave the tree's saddles as they are. Raises `LossAtlasError` for
     fewer than two minima, a loss that is not finite, or a budget that does not pay for the star.
     """
     n = _count(losses)
@@ -186,10 +190,10 @@ def explore(
             stopped = "budget" if left <= 0 else "patience"
             break
         pairs = pairs[: int(min(left, len(pairs)))]
-        before = minimum_tree(n, saddles)
+        before = _heights(n, saddles)
         for pair, saddle in zip(pairs, run(pairs), strict=True):
             saddles[pair] = math.inf if math.isnan(saddle) else float(saddle)
-        idle = 0 if minimum_tree(n, saddles) != before else idle + len(pairs)
+        idle = 0 if _heights(n, saddles) != before else idle + len(pairs)
     return Exploration(tuple(map(float, losses)), saddles, anytime(n, saddles), stopped)
 
 

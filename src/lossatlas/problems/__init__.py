@@ -6,7 +6,9 @@ from torch import Tensor
 
 from lossatlas.problems.analytic import (
     Booth,
+    CurvyValley,
     DoubleWell,
+    Eggcarton,
     MuellerBrown,
     Quadratic,
     Rastrigin,
@@ -18,7 +20,9 @@ from lossatlas.problems.perlin import PerlinField
 
 __all__ = [
     "Booth",
+    "CurvyValley",
     "DoubleWell",
+    "Eggcarton",
     "GaussianField",
     "MuellerBrown",
     "PerlinField",

@@ -75,6 +75,36 @@ class MuellerBrown:
 
 
 @dataclass(frozen=True)
+class Eggcarton:
+    """cos 2πx + cos 2πy (a toy energy of Draxler et al. 2018's code): minima -2, saddles 0, maxima 2.
+
+    Minima lie at half-integers; neighbours that differ in one coordinate are joined by a straight minimum-energy path
+    of saddle 0. On the diagonal between two minima, which crosses a maximum, the force across it is exactly 0.
+    """
+
+    dim: ClassVar[int] = 2
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        return torch.cos(2 * math.pi * theta).sum(-1)
+
+
+@dataclass(frozen=True)
+class CurvyValley:
+    """(y - sin x)² + (1 - (x / x0)²)² with x0 = 5π/2 (a toy energy of Draxler et al. 2018's code).
+
+    Minima 0 at (-x0, -1) and (x0, 1). Every path between them crosses x = 0, where the loss is at least 1, and y =
+    sin x attains that at the origin: the minimax is exactly 1.
+    """
+
+    dim: ClassVar[int] = 2
+    half_distance: ClassVar[float] = 2.5 * math.pi
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        x, y = theta.unbind(-1)
+        return (y - x.sin()).square() + (1 - (x / self.half_distance).square()).square()
+
+
+@dataclass(frozen=True)
 class DoubleWell:
     """(x² - 1)² + stiffness (y - bend (1 - x²))²: minima 0 at (-1, 0) and (1, 0), saddle 1 at (0, bend).
 

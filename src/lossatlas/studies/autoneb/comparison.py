@@ -1,0 +1,284 @@
+"""The same pairs of minima joined in many ways, each for the same number of sample gradients.
+
+`budget`: the methods; `placebos`: bands without the thing that should make them work; `released`: the authors' code
+and one switch of it corrected at a time; `published`: the published schedule against ours. Learning rates of the
+first two families are tuned on pairs that nothing else uses.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas import barriers, mode_curves, weight_matching
+from lossatlas.data import DataSet
+from lossatlas.elastic_band import (
+    ARMS,
+    AUTONEB_13C8BA8,
+    CORRECTED,
+    PUBLISHED,
+    Arm,
+    Connection,
+    Cycle,
+    connect,
+    neb,
+    one_corrected,
+    straight,
+)
+from lossatlas.studies import baselines
+from lossatlas.studies.autoneb import paths, plan
+from lossatlas.studies.baselines import Problems
+from lossatlas.studies.settings import Baseline
+
+CURVES = ("bezier", "polychain")
+BUDGET_ARMS = ("segment", "segment-matched", *CURVES, "neb-fixed", "autoneb", "autoneb-matched")
+PLACEBOS = ("insert-random", "tangent-bisector", "pivots-alone", "mechanical", "neb-springs")
+TUNED = (*CURVES, "neb-fixed", "autoneb", "autoneb-matched", *PLACEBOS)
+MATCHED = ("segment-matched", "autoneb-matched")
+SPRING = 1.0  # of the arms with springs: of the order of the curvature along the paths, so that both forces count
+NORM_SWITCHES = ("mode", "buffers")  # of the released code, which matter to networks with BatchNorm only
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Rows of the arms, rows of the bands' cycles, and profiles by name."""
+
+    rows: list[dict[str, Any]]
+    cycles: list[dict[str, Any]]
+    arrays: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What all arms of a family share."""
+
+    problems: Problems
+    minima: Tensor
+    settings: Mapping[str, Any]
+    name: tuple  # of the network, for the seeds
+    budget: float
+
+    @classmethod
+    def of(
+        cls,
+        baseline: Baseline,
+        training: Mapping[str, Any],
+        data_set: DataSet,
+        settings: Mapping[str, Any],
+        device: str,
+    ) -> "Setting":
+        problems = baselines.problems(baseline, data_set, device)
+        own = paths.schedule(settings)
+        name = (baseline.data, baseline.architecture, baseline.batch_norm, *baseline.hidden)
+        minima = torch.as_tensor(training["final"]).to(device)
+        return cls(problems, minima, settings, name, paths.cost_limit(own, problems.train.rows))
+
+    def ends(self, arm: str, pair: tuple[int, int]) -> Tensor:
+        """The ends (2, P) of a pair; the second one's units in the matched order where the arm says so."""
+        a, b = self.minima[list(pair)]
+        if arm in MATCHED:
+            b = weight_matching.match(self.problems.train, a, b, paths.generator("matching", *self.name, *pair)).theta
+        return torch.stack([a, b])
+
+
+def tune(setting: Setting, progress: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
+    """Rows (arm, learning_rate, pair, saddle) of every tuned arm at every rate, on the tuning pairs."""
+    comparison = setting.settings["comparison"]
+    pairs = plan.tuning_pairs(comparison)
+    rates = comparison["learning_rates"]
+    rows = []
+    for done, arm in enumerate(TUNED):
+        for rate in rates:
+            for number, result in enumerate(_run(setting, arm, pairs, rate)):
+                saddle = float(result.profile.values["train_loss"].max())
+                rows.append({"arm": arm, "learning_rate": rate, "pair": number, "saddle": saddle})
+        if progress:
+            progress(done + 1, len(TUNED))
+    return rows
+
+
+def best_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """{arm: the rate with the lowest mean saddle}; a rate at which a path is not finite is none."""
+    found: dict[str, tuple[float, float]] = {}
+    for arm, rate in dict.fromkeys((row["arm"], row["learning_rate"]) for row in rows):
+        saddles = [row["saddle"] for row in rows if (row["arm"], row["learning_rate"]) == (arm, rate)]
+        mean = sum(saddles) / len(saddles)
+        mean = mean if mean == mean else float("inf")
+        if arm not in found or mean < found[arm][0]:
+            found[arm] = (mean, rate)
+    return {arm: rate for arm, (_, rate) in found.items()}
+
+
+def measure(
+    family: str,
+    setting: Setting,
+    rates: Mapping[str, float],
+    progress: Callable[[int, int], None] | None = None,
+) -> Found:
+    """All arms of a family on all pairs. rates: the tuned ones, by arm."""
+    comparison = setting.settings["comparison"]
+    pairs = plan.disjoint_pairs(comparison["published_pairs" if family == "published" else "pairs"])
+    arms = {
+        "budget": BUDGET_ARMS,
+        "placebos": PLACEBOS,
+        "released": tuple(released(False)),
+        "norm": tuple(released(True)),
+        "published": ("published", "ours"),
+    }[family]
+    rows, cycles, arrays = [], [], {}
+    for done, arm in enumerate(arms):
+        rate = rates.get(arm, float("nan"))
+        for number, result in enumerate(_run(setting, arm, pairs, rate)):
+            about = {"family": family, "arm": arm, "pair": number, "learning_rate": rate}
+            rows.append({**about, **result.columns, **barriers.summary(result.profile)})
+            cycles += [{**about, **row} for row in result.cycles]
+            if number == 0:
+                arrays |= {f"{arm}_arc": result.profile.arc, f"{arm}_loss": result.profile.values["train_loss"]}
+                arrays |= {f"{arm}_cycle{i}_{k}": v for i, shape in enumerate(result.shapes) for k, v in shape.items()}
+        if progress:
+            progress(done + 1, len(arms))
+    return Found(rows, cycles, arrays)
+
+
+def released(normalised: bool) -> dict[str, Arm]:
+    """The arms of the released code, and it with one switch corrected.
+
+    On a network with BatchNorm only the switches that matter there, without it only the others.
+    """
+    switches = {
+        f"corrected-{name}": arm
+        for name, arm in one_corrected(AUTONEB_13C8BA8).items()
+        if (name in NORM_SWITCHES) == normalised
+    }
+    whole = {name: arm for name, arm in ARMS.items() if not (normalised and name == "autoneb-2018")}
+    return whole | switches
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A path: its profile, the columns of `paths.BAND_COLUMNS`, its cycles, and the profile after each of them."""
+
+    profile: barriers.Profile
+    columns: dict[str, Any]
+    cycles: Sequence[Mapping[str, Any]] = ()
+    shapes: Sequence[Mapping[str, Tensor]] = ()
+
+
+def _run(setting: Setting, arm: str, pairs: Sequence[tuple[int, int]], rate: float) -> Iterator[Result]:
+    """An arm on each of the pairs, in their order."""
+    if arm in CURVES:
+        yield from _curves(setting, arm, pairs, rate)
+        return
+    for pair in pairs:
+        ends = setting.ends(arm, pair)
+        generator = paths.generator("comparison", *setting.name, arm.removesuffix("-matched"), *pair)
+        if arm.startswith("segment"):
+            yield Result(paths.segment_profile(setting.problems, *ends), paths.no_band())
+        elif arm in ("pivots-alone", "mechanical", "neb-springs"):
+            yield _springs(setting, arm, ends, rate, generator)
+        else:
+            yield _cycles(setting, arm, ends, rate, generator)
+
+
+def _curves(setting: Setting, kind: str, pairs: Sequence[tuple[int, int]], rate: float) -> Iterator[Result]:
+    """Trained curves, all pairs at once."""
+    comparison = setting.settings["comparison"]
+    batch, points = setting.settings["band_batch"], comparison["points_per_step"]
+    steps = max(1, int(setting.budget / (batch * points)))
+    recipe = mode_curves.Recipe(kind, steps, batch, points, weight_decay=setting.settings["band_decay"])
+    ends = torch.stack([setting.ends(kind, pair) for pair in pairs])
+    generator = paths.generator("comparison", *setting.name, "curves")
+    found = mode_curves.train(setting.problems.train, ends, recipe, rate, generator)
+    spent = recipe.sample_gradients(setting.problems.train.rows)
+    for control, diverged in zip(found.control, found.diverged_at.tolist(), strict=True):
+        columns = paths.no_band(spent, pivots=3)
+        columns |= {"gradients": spent, "steps": steps, "outcome": "ok" if diverged < 0 else "diverged"}
+        yield Result(paths.curve_profile(setting.problems, kind, control), columns)
+
+
+def _springs(setting: Setting, arm: str, ends: Tensor, rate: float, generator: torch.Generator) -> Result:
+    """One long band on the final number of pivots, with springs or with nothing between the pivots."""
+    own = paths.schedule(setting.settings)
+    rows = setting.problems.train.rows
+    pivots = paths.final_pivots(own)
+    single = replace(own, cycles=(Cycle(1000, rate),))
+    steps = paths.fitted(single, rows, setting.budget, pivots).cycles[0].steps
+    band = neb(
+        setting.problems.train,
+        straight(*ends, pivots),
+        steps=steps,
+        learning_rate=rate,
+        weight_decay=setting.settings["band_decay"],
+        batch_size=setting.settings["band_batch"],
+        spring=0.0 if arm == "pivots-alone" else SPRING,
+        arm=CORRECTED if arm == "neb-springs" else replace(CORRECTED, force="mechanical"),
+        generator=generator,
+    )
+    profile = paths.polyline_profile(setting.problems, band.path, setting.settings["gap_points"])
+    columns = paths.no_band(band.cost.sample_gradients, pivots)
+    columns |= {
+        "outcome": "ok" if band.outcome == "torn" else band.outcome,  # these springs do not space the pivots
+        "steps": band.steps,
+        "gradients": band.cost.gradients,
+        "evaluations": band.cost.evaluations,
+        "end_shift": 0.0,
+        "spike": paths.spike(profile),
+    }
+    return Result(profile, columns)
+
+
+def _cycles(setting: Setting, arm: str, ends: Tensor, rate: float, generator: torch.Generator) -> Result:
+    """An arm that runs in cycles."""
+    problem = setting.problems.train
+    rate_or_published = None if rate != rate else rate
+    own = paths.schedule(setting.settings, rate_or_published)
+    budget: float | None = setting.budget
+    switches = released(problem.normalised).get(arm)
+    if switches is None:
+        switches = CORRECTED
+    else:
+        own = replace(own, weight_decay=PUBLISHED.weight_decay)  # without which two of the switches do nothing
+    if arm == "neb-fixed":
+        own = paths.fitted(paths.without_insertion(own, paths.final_pivots(own)), problem.rows, setting.budget)
+    elif arm == "insert-random":
+        cycles = (replace(c, insert="random" if c.insert == "highest" else c.insert) for c in own.cycles)
+        own = replace(own, cycles=tuple(cycles))
+    elif arm == "tangent-bisector":
+        switches = replace(CORRECTED, tangent="bisector")
+    elif arm == "published":
+        own, budget = replace(PUBLISHED, batch_size=own.batch_size).scaled(_published_steps(setting)), None
+    recorder = Recorder()
+    found = connect(problem, *ends, own, arm=switches, generator=generator, budget=budget, store=recorder)
+    profile = paths.polyline_profile(setting.problems, found.pivots, setting.settings["gap_points"])
+    columns = paths.band_columns(found, profile, ends[1])
+    return Result(profile, columns, paths.cycle_rows(found), recorder.shapes(found))
+
+
+def _published_steps(setting: Setting) -> float:
+    return setting.settings["comparison"]["published_steps"]
+
+
+class Recorder:
+    """A store that keeps where the positions of each cycle's look lie on its path."""
+
+    def __init__(self):
+        self.weights: list[Tensor] = []
+
+    def load(self) -> None:
+        return None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        self.weights.append(state["weights"])
+
+    def shapes(self, connection: Connection) -> list[dict[str, Tensor]]:
+        """Arc length and loss at the points of each look, the straight start first."""
+        weights = [torch.ones(1, dtype=torch.float64), *self.weights]
+        shapes = []
+        for own, record in zip(weights, connection.history, strict=False):
+            knots = torch.cat([own.new_zeros(1), own.cumsum(0)])
+            left = record.positions.floor().long().clamp_max(len(own) - 1)
+            arc = torch.lerp(knots[left], knots[left + 1], record.positions - left)
+            shapes.append({"arc": arc, "loss": record.losses})
+        return shapes

@@ -1,0 +1,155 @@
+"""The spanning tree of a network's minima: a star, then rounds of bands that may replace the tree's highest edges.
+
+Groups of minima are independent of each other. A round is several jobs, each of which runs a part of the round's
+bands; what they are follows from the results of the rounds before, so every job of a round finds the same list.
+After the star each suggested pair gets two bands of equal budget: one from the straight line, one from the path
+that the tree has already (the concatenation of its local paths).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossatlas import barriers
+from lossatlas.data import DataSet
+from lossatlas.elastic_band import auto_neb, minimum_tree, resample, star, start_path, suggest
+from lossatlas.studies import baselines
+from lossatlas.studies.autoneb import paths, plan
+from lossatlas.studies.settings import Baseline
+
+STARTS = ("straight", "concatenated")
+
+# What describes a band of the tree, beside `barriers.COLUMNS` and `paths.BAND_COLUMNS`.
+TREE_COLUMNS = {
+    "group": "number of the group; groups share no minimum",
+    "minima": "minima of the group",
+    "i": "the pair's first minimum, numbered within its group",
+    "j": "its second one",
+    "round": "0 for the star",
+    "order": "running number of the pair within its group",
+    "start": "`straight` or `concatenated`",
+    "start_saddle": "saddle of the path that the band started from",
+}
+
+
+class Band(NamedTuple):
+    """A band to run: minima i < j of a group, numbered within it."""
+
+    group: int
+    i: int
+    j: int
+    order: int
+    start: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}-{self.i}-{self.j}-{self.start}"
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """What `start_path` asks of a connection."""
+
+    pivots: Tensor
+
+
+def bands_of_round(
+    losses: Sequence[Sequence[float]], done: Iterable[Mapping[str, Any]], round_number: int, per_round: int
+) -> list[Band]:
+    """The bands of a round over all groups: losses of each group's minima, rows of the rounds before."""
+    done = list(done)
+    found = []
+    for group, heights in enumerate(losses):
+        if round_number == 0:
+            found += [Band(group, *pair, order, "straight") for order, pair in enumerate(star(heights))]
+            continue
+        saddles = lowest(row for row in done if row["group"] == group)
+        pairs = suggest(heights, saddles, per_round)
+        found += [Band(group, *pair, len(saddles) + n, start) for n, pair in enumerate(pairs) for start in STARTS]
+    return found
+
+
+def lowest(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], float]:
+    """{pair: its lowest saddle over starts}, in the order of running, from the rows of one group."""
+    saddles: dict[tuple[int, int], float] = {}
+    for row in sorted(rows, key=lambda row: row["order"]):
+        pair = (row["i"], row["j"])
+        saddles[pair] = min(saddles.get(pair, float("inf")), row["train_loss_saddle"])
+    return saddles
+
+
+def measure(
+    baseline: Baseline,
+    training: Mapping[str, Any],
+    data_set: DataSet,
+    settings: Mapping[str, Any],
+    former: Sequence[Mapping[str, Any]],
+    former_paths: Mapping[str, Any],
+    round_number: int,
+    part: int,
+    device: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """(rows, pivots by the bands' names) of one part of a round.
+
+    former: rows of the rounds before; former_paths: their pivots by the bands' names.
+    """
+    problems = baselines.problems(baseline, data_set, device)
+    minima = torch.as_tensor(training["final"]).to(device)
+    tree = settings["tree"]
+    groups = [minima[members] for members in plan.groups(tree)]
+    losses = [barriers.means(problems.train, group)[0].tolist() for group in groups]
+    bands = bands_of_round(losses, former, round_number, tree["per_round"])
+    mine = [band for number, band in enumerate(bands) if number % tree["parts"] == part]
+    schedule = paths.schedule(settings)
+    rows, pivots = [], {}
+    for number, band in enumerate(mine):
+        path = _start(band, groups[band.group], former, former_paths)
+        generator = paths.generator("tree", *baseline.hidden, band.name)
+        cycles = schedule
+        if band.start == "concatenated":
+            path = resample(path, paths.final_pivots(schedule))
+            cycles = paths.without_insertion(schedule)
+            budget = paths.cost_limit(schedule, problems.train.rows)
+            cycles = paths.fitted(cycles, problems.train.rows, budget, len(path))
+        found = auto_neb(problems.train, path, cycles, generator=generator)
+        profile = paths.polyline_profile(problems, found.pivots, settings["gap_points"])
+        rows.append(
+            {
+                "group": band.group,
+                "minima": tree["minima"],
+                "i": band.i,
+                "j": band.j,
+                "round": round_number,
+                "order": band.order,
+                "start": band.start,
+                "start_saddle": found.history[0].saddle,
+                **paths.band_columns(found, profile, groups[band.group][band.j]),
+                **barriers.summary(profile),
+            }
+        )
+        pivots[band.name] = found.pivots
+        if progress:
+            progress(number + 1, len(mine))
+    return rows, pivots
+
+
+def _start(
+    band: Band,
+    minima: Tensor,
+    former: Sequence[Mapping[str, Any]],
+    former_paths: Mapping[str, Any],
+) -> Tensor:
+    """The path that a band starts from: straight, or through the tree of the lowest bands so far."""
+    best: dict[tuple[int, int], Path] = {}
+    saddles = lowest(row for row in former if row["group"] == band.group)
+    for row in former:
+        pair = (row["i"], row["j"])
+        if row["group"] == band.group and row["train_loss_saddle"] == saddles[pair]:
+            name = Band(band.group, *pair, row["order"], row["start"]).name
+            best[pair] = Path(torch.as_tensor(former_paths[name]).to(minima.device))
+    tree = minimum_tree(len(minima), saddles)
+    return start_path(minima, (band.i, band.j), tree, best, band.start)

@@ -1,0 +1,206 @@
+"""One network: how high minima, segments, matched segments and bands lie, for disjoint pairs of its minima."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas import barriers, ensemble, weight_matching
+from lossatlas.data import DataSet
+from lossatlas.elastic_band import connect, points
+from lossatlas.problems.network import NetworkProblem
+from lossatlas.studies import baselines
+from lossatlas.studies.autoneb import paths, plan
+from lossatlas.studies.baselines import Problems
+from lossatlas.studies.settings import Baseline
+from lossatlas.training import Recipe, steps_per_epoch, train
+
+# What describes a pair, beside `barriers.COLUMNS` and `paths.BAND_COLUMNS`.
+PAIR_COLUMNS = {
+    "data": "data set",
+    "architecture": "network with its widths",
+    "family": "`mlp`, `cnn` or `resnet`",
+    "width": "of the hidden layers where they are equal, else 0",
+    "depth": "hidden layers",
+    "dim": "P, number of parameters",
+    "pair": "running number; pairs of one network share no minimum",
+    "arm": "`segment`, `matched` (segment after weight matching), `autoneb`; `stopped-...`: minima of equal loss",
+    "half": "training loss half-way less the mean of the ends",
+    "initial_loss": "mean training loss of the two initialisations",
+    "overlap": "shared test errors of the two minima over the smaller number of errors",
+    "jaccard": "shared test errors over all test errors of the two",
+    "crossing": "share of the training after which a minibatch loss first lay below the mean saddle, mean of the two",
+    "ensemble_error": "test error of the mean probability of five points of the band",
+    "ends_ensemble_error": "test error of the mean probability of the two minima",
+    "disagreement": "share of test rows that the band's middle and its first end classify differently",
+    "signs_shared": "share of (draw, pivot) with the sign that l(i+1) - l(i-1) has on all rows, one minibatch for all",
+    "signs_own": "the same, a minibatch for each pivot",
+}
+
+SIGN_DRAWS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The rows of a network, and arrays by name: profiles of the first pair, error masks and minima's losses."""
+
+    rows: list[dict[str, Any]]
+    arrays: dict[str, Tensor]
+
+
+def measure(
+    baseline: Baseline,
+    training: Mapping[str, Any],
+    data_set: DataSet,
+    settings: Mapping[str, Any],
+    device: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Found:
+    """The rows of a network: one for each disjoint pair of its minima and each arm."""
+    problems = baselines.problems(baseline, data_set, device)
+    initial, final = (torch.as_tensor(training[name]).to(device) for name in ("initial", "final"))
+    pairs = plan.disjoint_pairs(settings["bands"])
+    rows, arrays = [], {}
+    stopped = _stopped(baseline, problems.train, initial, settings) if settings["matched_loss"] else None
+    for number, (i, j) in enumerate(pairs):
+        about = _pair_columns(baseline, problems, number, initial[[i, j]], final[[i, j]])
+        for prefix, minima in (("", final), ("stopped-", stopped)):
+            if minima is None or not minima[[i, j]].isfinite().all():
+                continue
+            ends = minima[[i, j]]
+            for arm, profile, extra in _arms(baseline, problems, ends, number, prefix, settings):
+                rows.append({**about, "arm": prefix + arm, **extra, **barriers.summary(profile)})
+                if number == 0:
+                    arrays[f"{prefix}{arm}_arc"] = profile.arc
+                    arrays[f"{prefix}{arm}_loss"] = profile.values["train_loss"]
+        if progress:
+            progress(number + 1, len(pairs))
+    _add_crossings(rows, training["losses"], pairs)
+    return Found(rows, arrays)
+
+
+def _arms(
+    baseline: Baseline,
+    problems: Problems,
+    ends: Tensor,
+    number: int,
+    prefix: str,
+    settings: Mapping[str, Any],
+) -> Iterator[tuple[str, barriers.Profile, dict[str, Any]]]:
+    """(arm, profile, further columns) of each arm between two ends (2, P)."""
+    a, b = ends
+    axes = (baseline.data, baseline.architecture, *baseline.hidden, number)
+    without = dict.fromkeys(
+        ("ensemble_error", "ends_ensemble_error", "disagreement", "signs_shared", "signs_own"), float("nan")
+    )
+    segment = paths.segment_profile(problems, a, b, 6 * settings["gap_points"])
+    yield "segment", segment, {"half": paths.half_barrier(segment), **without, **paths.no_band()}
+    matched = weight_matching.match(problems.train, a, b, paths.generator("matching", *axes)).theta
+    profile = paths.segment_profile(problems, a, matched, 6 * settings["gap_points"])
+    yield "matched", profile, {"half": paths.half_barrier(profile), **without, **paths.no_band()}
+    generator = paths.generator("levels", prefix, *axes)
+    found = connect(problems.train, a, b, paths.schedule(settings), generator=generator)
+    profile = paths.polyline_profile(problems, found.pivots, settings["gap_points"])
+    columns = {"half": paths.half_barrier(profile), **_ensembles(problems.test, found.pivots)}
+    columns |= _signs(problems.train, found.pivots, settings["band_batch"], paths.generator("signs", prefix, *axes))
+    yield "autoneb", profile, {**columns, **paths.band_columns(found, profile, b)}
+
+
+def _pair_columns(baseline: Baseline, problems: Problems, number: int, initial: Tensor, final: Tensor) -> dict:
+    wrong = _wrong(problems.test, final)
+    overlap, jaccard = paths.overlap(wrong)
+    return network_columns(baseline, problems.train.dim) | {
+        "pair": number,
+        "initial_loss": float(barriers.means(problems.train, initial)[0].mean()),
+        "overlap": overlap,
+        "jaccard": jaccard,
+        "crossing": float("nan"),
+    }
+
+
+def network_columns(baseline: Baseline, dim: int) -> dict[str, Any]:
+    """The columns that name a network."""
+    widths = baseline.hidden[1:] if baseline.architecture == "resnet" else baseline.hidden
+    return {
+        "data": baseline.data,
+        "architecture": "-".join([baseline.architecture, *map(str, baseline.hidden)]),
+        "family": baseline.architecture,
+        "width": widths[0] if widths and len(set(widths)) == 1 else 0,
+        "depth": baseline.hidden[0] if baseline.architecture == "resnet" else len(baseline.hidden),
+        "dim": dim,
+    }
+
+
+def _wrong(problem: NetworkProblem, theta: Tensor) -> Tensor:
+    """Masks (k, n) of the rows that each member gets wrong."""
+    with torch.no_grad():
+        return problem.example_errors(problem.logits(theta)).bool().cpu()
+
+
+def _ensembles(problem: NetworkProblem, pivots: Tensor) -> dict[str, float]:
+    where = torch.linspace(0, len(pivots) - 1, 5, dtype=torch.float64)
+    with torch.no_grad():
+        logits = problem.logits(points(pivots, where)).double()
+    right = [mean.argmax(-1) == problem.y for mean in (logits.softmax(-1).mean(0), logits[[0, -1]].softmax(-1).mean(0))]
+    votes = logits.argmax(-1)
+    return {
+        "ensemble_error": 1 - float(right[0].double().mean()),
+        "ends_ensemble_error": 1 - float(right[1].double().mean()),
+        "disagreement": float((votes[2] != votes[0]).double().mean()),
+    }
+
+
+def _signs(problem: NetworkProblem, pivots: Tensor, batch: int, generator: torch.Generator) -> dict[str, float]:
+    """How often neighbours of a pivot are ordered on minibatches as on the whole training set."""
+    truth = _slopes(barriers.means(problem, pivots)[0])
+    own, shared = [], []
+    for _ in range(SIGN_DRAWS):
+        rows = torch.stack([torch.randperm(problem.rows, generator=generator)[:batch] for _ in pivots])
+        rows = rows.to(problem.x.device)
+        shared.append(_slopes(ensemble.loss(problem.on(rows[0]), pivots)))
+        own.append(_slopes(ensemble.loss(problem.on(rows), pivots)))
+    return {
+        "signs_shared": float((torch.stack(shared).cpu() == truth).double().mean()),
+        "signs_own": float((torch.stack(own).cpu() == truth).double().mean()),
+    }
+
+
+def _slopes(losses: Tensor) -> Tensor:
+    return (losses[2:] - losses[:-2]).sign()
+
+
+def _add_crossings(rows: list[dict[str, Any]], losses: Tensor, pairs: Sequence[tuple[int, int]]) -> None:
+    """Fill in `crossing`: the first epoch whose mean minibatch loss lies below the mean of the bands' saddles."""
+    saddles = [row["train_loss_saddle"] for row in rows if row["arm"] == "autoneb"]
+    curves = torch.as_tensor(losses).double()
+    mean = sum(saddles) / len(saddles)
+    below = curves < mean
+    first = torch.where(below.any(-1), (below.double().argmax(-1) + 1) / curves.shape[1], torch.inf)
+    for row in rows:
+        pair = float(first[list(pairs[row["pair"]])].mean())
+        row["crossing"] = pair if pair < float("inf") else float("nan")
+
+
+def _stopped(baseline: Baseline, problem: NetworkProblem, initial: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """Networks (k, P) of about equal loss: each where its training loss first lay below `matched_loss` after an epoch.
+
+    NaN where it never did in the part of the training with the first learning rate.
+    """
+    limit = settings["matched_loss"]
+    recipe = Recipe(optimizer=baseline.optimizer, batch_size=baseline.batch_size, weight_decay=baseline.weight_decay)
+    steps = steps_per_epoch(problem, recipe)
+    epochs = int(baseline.epochs * min(baseline.milestones, default=1.0))
+    keep = [steps * (epoch + 1) for epoch in range(epochs)]
+    recipe = replace(recipe, steps=keep[-1])
+    found = torch.full_like(initial, torch.nan)
+    run = train(problem, initial, recipe, baseline.learning_rates[0], orders=list(baseline.seeds), keep=keep)
+    for step in keep:
+        open_members = found.isnan().any(-1).nonzero().flatten()
+        if not len(open_members):
+            break
+        theta = run.kept[step][open_members]
+        below = barriers.means(problem, theta)[0].to(theta.device) < limit
+        found[open_members[below]] = theta[below]
+    return found

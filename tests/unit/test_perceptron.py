@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import nn
+
+from lossatlas import ensemble
+from lossatlas.perceptron import Perceptron
+from lossatlas.problems.architectures import mlp
+from lossatlas.problems.network import NetworkProblem, initial
+
+WIDTHS = (5, 7, 6, 3)
+
+
+def network(activation="relu", rows=11, widths=WIDTHS):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, widths[0], generator=generator, dtype=torch.float64)
+    y = torch.randint(widths[-1], (rows,), generator=generator)
+    problem = NetworkProblem(mlp(widths, activation).double(), x, y)
+    return problem, initial(lambda: mlp(widths, activation).double(), range(4))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("wanted", [slice(None), slice(1, -1), slice(1, None), slice(0, 0)], ids=str)
+def test_losses_and_gradients_are_those_of_automatic_differentiation(activation, wanted):
+    problem, theta = network(activation)
+    losses, gradients = Perceptron.of(problem).gradient(theta, problem.x, problem.y, wanted)
+    expected, slopes = ensemble.gradient(problem, theta)
+    # 1e-12: a few roundings of float64 in sums of eleven rows
+    torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients, slopes[wanted], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cache", [1, 700, 10**6])
+def test_chunks_do_not_change_the_numbers(cache, monkeypatch):
+    problem, theta = network()
+    whole = Perceptron.of(problem).gradient(theta, problem.x, problem.y, slice(1, -1))
+    monkeypatch.setattr(ensemble, "CACHE_BYTES", cache)
+    parts = Perceptron.of(problem).gradient(theta, problem.x, problem.y, slice(1, -1))
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_large_outputs_do_not_overflow():
+    problem, theta = network()
+    losses, gradients = Perceptron.of(problem).gradient(1e3 * theta, problem.x, problem.y)
+    expected, slopes = ensemble.gradient(problem, 1e3 * theta)
+    torch.testing.assert_close(losses, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(gradients, slopes, rtol=1e-10, atol=1e-12)
+
+
+def test_a_linear_model_has_no_hidden_layer():
+    problem, theta = network(widths=(5, 3))
+    losses, gradients = Perceptron.of(problem).gradient(theta, problem.x, problem.y)
+    torch.testing.assert_close((losses, gradients), ensemble.gradient(problem, theta), rtol=1e-12, atol=1e-12)
+
+
+def problem_of(module, loss="cross_entropy"):
+    return NetworkProblem(module, torch.randn(6, 5), torch.zeros(6, dtype=torch.long), loss)
+
+
+def shared_layer():
+    layer = nn.Linear(5, 5)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        problem_of(mlp((5, 4, 3), batch_norm=True)),
+        problem_of(mlp((5, 4, 5)), "squared_error"),
+        problem_of(nn.Sequential(nn.Linear(5, 4, bias=False), nn.ReLU(), nn.Linear(4, 3))),
+        problem_of(nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3))),
+        problem_of(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3), nn.ReLU())),
+        problem_of(shared_layer()),
+        problem_of(mlp((5, 4, 3))).on(torch.tensor([[0, 1], [2, 3]])),
+        object(),
+    ],
+)
+def test_any_other_problem_is_left_alone(problem):
+    assert Perceptron.of(problem) is None

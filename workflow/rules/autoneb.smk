@@ -1,0 +1,231 @@
+from lossatlas.studies.autoneb import plan as autoneb_plan
+
+try:
+    AUTONEB = {
+        name: asdict(baseline)
+        for name, baseline in autoneb_plan.ensembles(config["autoneb"]).items()
+    }
+except LossAtlasError as error:
+    raise WorkflowError(str(error)) from None
+STUDIES.append("autoneb")
+FIGURES.extend(
+    [
+        "autoneb_cycles",
+        "autoneb_levels",
+        "autoneb_tree",
+        "autoneb_length",
+        "autoneb_budget",
+    ]
+)
+BASELINES |= AUTONEB
+AUTONEB_BANDS = autoneb_plan.bands(config["autoneb"])
+AUTONEB_FAMILIES = autoneb_plan.families(config["autoneb"])
+AUTONEB_TREE = autoneb_plan.ensemble(config["autoneb"]["tree"]["network"])
+AUTONEB_STABLE = autoneb_plan.ensemble(config["autoneb"]["stability"]["network"])
+AUTONEB_CONTROLLED = autoneb_plan.ensemble(config["autoneb"]["controls"]["network"])
+AUTONEB_FOLDER = f"results/{tier}/autoneb"
+AUTONEB_ARMS = {
+    family: {
+        "minima": f"results/{tier}/baselines/{ensemble}.npz",
+        "baseline": AUTONEB[ensemble],
+        "settings": AUTONEB_BANDS[ensemble]
+        | {"comparison": config["autoneb"]["comparison"]},
+    }
+    for family, ensemble in AUTONEB_FAMILIES.items()
+}
+AUTONEB_CODE = code(
+    "lossatlas.studies.autoneb.levels",
+    "lossatlas.studies.autoneb.exploration",
+    "lossatlas.studies.autoneb.comparison",
+    "lossatlas.studies.autoneb.controls",
+    "lossatlas.studies.autoneb.stability",
+)
+AUTONEB_TABLES = {
+    "levels": expand(
+        f"{AUTONEB_FOLDER}/levels/{{ensemble}}.csv", ensemble=AUTONEB_BANDS
+    ),
+    "tree": [
+        f"{AUTONEB_FOLDER}/tree/{number}-{part}.csv"
+        for number, part in autoneb_plan.parts(config["autoneb"]["tree"])
+    ],
+    "arms": expand(f"{AUTONEB_FOLDER}/arms/{{family}}.csv", family=AUTONEB_FAMILIES),
+    "cycles": expand(
+        f"{AUTONEB_FOLDER}/arms/{{family}}.cycles.csv", family=AUTONEB_FAMILIES
+    ),
+    "tuning": f"{AUTONEB_FOLDER}/tuning.csv",
+    "controls": f"{AUTONEB_FOLDER}/controls.csv",
+    "stability": f"{AUTONEB_FOLDER}/stability.csv",
+    "surfaces": f"{AUTONEB_FOLDER}/surfaces.csv",
+}
+
+
+def autoneb_former(wildcards):
+    """The tables of the rounds before a round of the tree."""
+    former = autoneb_plan.former_parts(config["autoneb"]["tree"], int(wildcards.round))
+    return [f"{AUTONEB_FOLDER}/tree/{number}-{part}.csv" for number, part in former]
+
+
+def autoneb_former_paths(wildcards):
+    """The paths of the rounds before a round of the tree."""
+    return [path.removesuffix("csv") + "npz" for path in autoneb_former(wildcards)]
+
+
+wildcard_constraints:
+    round=r"\d+",
+    part=r"\d+",
+    family=r"[a-z]+",
+
+
+rule autoneb_surfaces:
+    output:
+        f"{AUTONEB_FOLDER}/surfaces.csv",
+    log:
+        f"logs/{tier}/autoneb_surfaces.log",
+    threads: 1
+    params:
+        code=code("lossatlas.studies.autoneb.surfaces"),
+    message:
+        "bands on surfaces whose saddles are known"
+    script:
+        "../scripts/autoneb_surfaces.py"
+
+
+rule autoneb_controls:
+    input:
+        f"results/{tier}/baselines/{AUTONEB_CONTROLLED}.npz",
+    output:
+        controls=f"{AUTONEB_FOLDER}/controls.csv",
+        stability=f"{AUTONEB_FOLDER}/stability.csv",
+    log:
+        f"logs/{tier}/autoneb_controls.log",
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        baseline=AUTONEB[AUTONEB_CONTROLLED],
+        stable_baseline=AUTONEB[AUTONEB_STABLE],
+        settings=AUTONEB_BANDS[AUTONEB_CONTROLLED]
+        | {key: config["autoneb"][key] for key in ("controls", "stability")},
+        training_code=TRAINING_CODE,
+        code=AUTONEB_CODE,
+    message:
+        "join copies of one network, and two children of one"
+    script:
+        "../scripts/autoneb_controls.py"
+
+
+rule autoneb_levels:
+    input:
+        f"results/{tier}/baselines/{{ensemble}}.npz",
+    output:
+        table=f"{AUTONEB_FOLDER}/levels/{{ensemble}}.csv",
+        profiles=f"{AUTONEB_FOLDER}/levels/{{ensemble}}.npz",
+    log:
+        f"logs/{tier}/autoneb_levels/{{ensemble}}.log",
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        baseline=lookup(dpath="{ensemble}", within=BASELINES),
+        settings=lookup(dpath="{ensemble}", within=AUTONEB_BANDS),
+        training_code=TRAINING_CODE,
+        code=AUTONEB_CODE,
+    message:
+        "join pairs of minima of {wildcards.ensemble}"
+    script:
+        "../scripts/autoneb_levels.py"
+
+
+rule autoneb_round:
+    input:
+        minima=f"results/{tier}/baselines/{AUTONEB_TREE}.npz",
+        former=autoneb_former,
+        paths=autoneb_former_paths,
+    output:
+        table=f"{AUTONEB_FOLDER}/tree/{{round}}-{{part}}.csv",
+        paths=f"{AUTONEB_FOLDER}/tree/{{round}}-{{part}}.npz",
+    log:
+        f"logs/{tier}/autoneb_round/{{round}}-{{part}}.log",
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        baseline=AUTONEB[AUTONEB_TREE],
+        settings=AUTONEB_BANDS[AUTONEB_TREE] | {"tree": config["autoneb"]["tree"]},
+        training_code=TRAINING_CODE,
+        code=AUTONEB_CODE,
+    message:
+        "round {wildcards.round} of the spanning tree, part {wildcards.part}"
+    script:
+        "../scripts/autoneb_round.py"
+
+
+rule autoneb_tuning:
+    input:
+        AUTONEB_ARMS["budget"]["minima"],
+    output:
+        f"{AUTONEB_FOLDER}/tuning.csv",
+    log:
+        f"logs/{tier}/autoneb_tuning.log",
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        baseline=AUTONEB_ARMS["budget"]["baseline"],
+        settings=AUTONEB_ARMS["budget"]["settings"],
+        training_code=TRAINING_CODE,
+        code=AUTONEB_CODE,
+    message:
+        "tune the learning rate of every arm"
+    script:
+        "../scripts/autoneb_tuning.py"
+
+
+rule autoneb_arms:
+    input:
+        minima=lookup(dpath="{family}/minima", within=AUTONEB_ARMS),
+        tuning=f"{AUTONEB_FOLDER}/tuning.csv",
+    output:
+        table=f"{AUTONEB_FOLDER}/arms/{{family}}.csv",
+        cycles=f"{AUTONEB_FOLDER}/arms/{{family}}.cycles.csv",
+        profiles=f"{AUTONEB_FOLDER}/arms/{{family}}.npz",
+    log:
+        f"logs/{tier}/autoneb_arms/{{family}}.log",
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        baseline=lookup(dpath="{family}/baseline", within=AUTONEB_ARMS),
+        settings=lookup(dpath="{family}/settings", within=AUTONEB_ARMS),
+        training_code=TRAINING_CODE,
+        code=AUTONEB_CODE,
+    message:
+        "arms of the family {wildcards.family} on the same pairs"
+    script:
+        "../scripts/autoneb_arms.py"
+
+
+rule autoneb_measurements:
+    input:
+        **AUTONEB_TABLES,
+        ledger=[path.as_posix() for path in sorted(Path("claims").glob("*.yaml"))],
+    output:
+        measurements=f"{AUTONEB_FOLDER}/measurements.csv",
+        networks=f"{AUTONEB_FOLDER}/networks.csv",
+        methods=f"{AUTONEB_FOLDER}/methods.csv",
+        anytime=f"{AUTONEB_FOLDER}/anytime.csv",
+    log:
+        f"logs/{tier}/autoneb_measurements.log",
+    threads: 1
+    params:
+        settings=config["autoneb"],
+        tables_code=AUTONEB_CODE,
+        code=code(
+            "lossatlas.studies.autoneb.measurements",
+            "lossatlas.claims",
+            "lossatlas.tables",
+        ),
+    message:
+        "measure the claims of autoneb"
+    script:
+        "../scripts/autoneb_measurements.py"
