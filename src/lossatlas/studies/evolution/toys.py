@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lossatlas import evolution, evostrats, guided, theory
+from lossatlas.annealing import Annealing, anneal
 from lossatlas.problems.analytic import Quadratic, Rastrigin
 from lossatlas.progress import progress
 from lossatlas.seeds import seed
@@ -169,19 +170,15 @@ def _starts(dim: int, starts: int, purpose: str) -> tuple[Tensor, torch.Generato
 
 
 def _rastrigin(schedule, dim: int, starts: int, steps: int, rate: float, purpose: str) -> Tensor:
-    """Losses (steps + 1, starts): start, and after each step; sigma falls geometrically over the steps."""
+    """Losses (steps + 1, starts): start, and after each step; descent on the exact gradient without a schedule."""
     problem = Rastrigin(dim)
     theta, generator = _starts(dim, starts, purpose)
+    if schedule is not None:
+        return anneal(problem, theta, Annealing(*schedule, rate, steps, RASTRIGIN_POPULATION), generator)[0]
     found = [problem(theta)]
     for step in range(steps):
-        decay = 0.5 * (1 + math.cos(math.pi * step / steps))
-        if schedule is None:
-            slope = 2 * theta + 20 * math.pi * torch.sin(2 * math.pi * theta)
-        else:
-            sigma = schedule[0] * (schedule[1] / schedule[0]) ** (step / (steps - 1))
-            z = torch.randn(starts, RASTRIGIN_POPULATION // 2, dim, generator=generator)
-            slope = evolution.estimate(z, problem(evolution.points(theta, z, sigma, True)), sigma, True)
-        theta = theta - rate * decay * slope
+        slope = 2 * theta + 20 * math.pi * torch.sin(2 * math.pi * theta)
+        theta = theta - Annealing(1, 1, rate, steps, 2).rate_at(step) * slope
         found.append(problem(theta))
     return torch.stack(found)
 
