@@ -10,6 +10,10 @@ from benchmarks import band, ensemble, perlin, sweep
 from benchmarks.measure import HEADER
 
 ALL = {"sweep": sweep, "ensemble": ensemble, "band": band, "perlin": perlin}
+from benchmarks import ensemble, evolution, sweep
+from benchmarks.measure import HEADER
+
+ALL = {"sweep": sweep, "ensemble": ensemble, "evolution": evolution}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ beta 50. What is corrected in `evolution`, `guided`, `pepg` and `safe_mutation` 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lossatlas.errors import LossAtlasError
 
@@ -80,3 +80,18 @@ def as_published_sensitivity(problem, theta: Tensor) -> Tensor:
     outputs = problem.logits(theta)[0].sum(0)
     rows = [torch.autograd.grad(output, theta, retain_graph=True)[0][0] for output in outputs]
     return torch.stack(rows).cumsum(0).abs().mean(0)
+
+
+def network(shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, channels: int = 6) -> nn.Sequential:
+    """Its network: twice (5x5 convolution with padding 2, ReLU, 2x2 maximum), then linear; 4012 parameters on MNIST."""
+    _, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(shape[0], channels, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(channels, channels, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(channels * (height // 4) * (width // 4), classes),
+    )

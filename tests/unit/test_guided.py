@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lossatlas import evolution, evostrats, guided, pepg, safe_mutation, theory
+from lossatlas.annealing import Annealing, anneal
 from lossatlas.errors import LossAtlasError
-from lossatlas.problems.analytic import Quadratic
+from lossatlas.problems.analytic import Quadratic, Rastrigin
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 
@@ -245,3 +246,41 @@ def test_the_published_ranks_step_on_a_plateau_and_love_nan():
 def test_the_published_default_cannot_run_25_members():
     with pytest.raises(LossAtlasError, match="24 of 25"):
         evostrats.as_published_directions(torch.zeros(25, 3))
+
+
+# --- annealing --------------------------------------------------------------------------------------------------------
+
+
+def test_annealing_leaves_the_basin_that_a_small_sigma_stays_in():
+    problem, start = Rastrigin(2), torch.full((8, 2), 2.2)
+    critical = theory.RASTRIGIN_CONVEX_SIGMA
+    ends = {}
+    # a small sigma needs the smaller rate, or its steps leap over the barriers
+    for name, first, rate in (("small", 0.1 * critical, 0.003), ("annealed", 1.2 * critical, 0.01)):
+        schedule = Annealing(first, 0.1 * critical, rate, steps=300, population=100)
+        assert schedule.evaluations == 30_000
+        losses, theta = anneal(problem, start, schedule, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(losses[-1], problem(theta))
+        ends[name] = losses[-1]
+    assert (ends["small"] > 7).all()  # two coordinates near 2 cost 4 each
+    assert (ends["annealed"] < 0.5).all()
+
+
+def test_annealing_on_a_quadratic_goes_where_gradient_descent_goes():
+    """Its estimate is unbiased, so the mean over runs follows the linear recursion of the exact gradient."""
+    problem = Quadratic(torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64))
+    schedule = Annealing(0.5, 0.1, rate=0.1, steps=20, population=10)
+    start = torch.ones(4000, 3, dtype=torch.float64)
+    _, theta = anneal(problem, start, schedule, torch.Generator().manual_seed(0))
+    mean, error = mean_and_error(theta)
+    exact = torch.ones(3, dtype=torch.float64)
+    for step in range(20):
+        exact = exact * (1 - schedule.rate_at(step) * problem.hessian)
+    assert ((mean - exact).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize(("change", "match"), [({"sigma_end": 0.0}, "positive"), ({"population": 7}, "6 or 8")])
+def test_bad_annealings_are_refused(change, match):
+    settings = {"sigma_start": 1.0, "sigma_end": 0.1, "rate": 0.1, "steps": 5, "population": 8} | change
+    with pytest.raises(LossAtlasError, match=match):
+        Annealing(**settings)

@@ -1,0 +1,191 @@
+"""Classification by evolution strategies as in evostrats, population by population, and by backpropagation.
+
+Every arm takes minibatches in one order a seed, from one initialisation a seed, so arms are paired. The step is the
+rate times evostrats' direction (ranks, beta 50, sigma 0.01); the rate falls to 3/4 after each twelfth of the steps.
+Each arm has the rate that served it best on validation rows, unless only one is given (the published 0.1).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas import data, ensemble, evolution, evostrats, theory
+from lossatlas.problems.architectures import mlp
+from lossatlas.problems.network import NetworkProblem, initial
+from lossatlas.seeds import seed
+from lossatlas.studies.evolution.laws import _columns, cosine
+from lossatlas.training import Store, minibatch_rows
+
+FALL, STAGES = 0.75, 12  # as published: times 3/4 every 1000 of 12 000 steps
+BACKWARD = 2  # forward passes that a backward pass counts as
+TABLE_NUMBERS = 2**22  # normals in the table that directions are slices of
+PROBES = 8  # Hessian-vector products behind a crossover sigma
+
+
+@dataclass(frozen=True)
+class Arm:
+    """sampling: as in `evolution`, or `backprop`."""
+
+    sampling: str
+    population: int = 0
+    schedule: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.sampling if self.schedule else f"{self.sampling} without schedule"
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step."""
+        return self.population or 1 + BACKWARD
+
+
+def arms(settings: Mapping[str, Any]) -> list[Arm]:
+    """All arms: the iid populations, what evostrats would do with pairs, and its ablations at one population."""
+    middle = settings["ablation_population"]
+    return [
+        Arm("backprop"),
+        *(Arm("iid", n) for n in settings["populations"]),
+        *(Arm("antithetic", n) for n in settings["antithetic_populations"]),
+        Arm("antithetic", middle, schedule=False),
+        Arm("auto", middle),
+    ]
+
+
+def network(settings: Mapping[str, Any], rows: data.DataSet) -> torch.nn.Sequential:
+    """A freshly initialised network for the data set's rows."""
+    shape = tuple(rows.train_x.shape[1:])
+    if settings["network"] == "evostrats":
+        return evostrats.network(shape, rows.classes)
+    return mlp((math.prod(shape), *settings["hidden"], rows.classes))
+
+
+def centred(rows: data.DataSet) -> data.DataSet:
+    """Pixels (x - 0.5) / 0.5, as published; the signals of MNIST-1D as they are."""
+    if rows.train_x.dim() == 2:
+        return rows
+    return replace(rows, train_x=rows.train_x * 2 - 1, test_x=rows.test_x * 2 - 1)
+
+
+def run(
+    name: str,
+    rows: data.DataSet,
+    settings: Mapping[str, Any],
+    store: Store | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, list]:
+    """The table of one data set: a row for each arm, seed and log point; `purpose` is `run` or `tuning`."""
+    rows = centred(rows)
+    tuning = data.validation_split(rows, len(rows.train_y) // 5)
+    state = (store.load() if store else None) or {"rows": [], "rates": {}}
+    plan = [(arm, s) for arm in arms(settings) for s in range(settings["seeds"])]
+    done = {(row["arm"], row["population"], row["seed"]) for row in state["rows"] if row["purpose"] == "run"}
+    for index, (arm, s) in enumerate(plan):
+        if progress:
+            progress(index, len(plan))
+        if (arm.name, arm.population, s) in done:
+            continue
+        key = f"{arm.name} {arm.population}"
+        if key not in state["rates"]:
+            state["rates"][key], tried = _tuned(name, tuning, arm, settings)
+            state["rows"] += tried
+        rate = state["rates"][key]
+        state["rows"] += list(_train(name, rows, arm, rate, s, settings))
+        if store:
+            store.save(state)
+    return _columns(state["rows"])
+
+
+def _tuned(name: str, rows: data.DataSet, arm: Arm, settings: Mapping[str, Any]) -> tuple[float, list[dict]]:
+    """The rate with the best validation accuracy at the end of a training of a seed that is used for nothing else.
+
+    A single rate is taken as it is.
+    """
+    found, tried = {}, []
+    if len(settings["rates"]) == 1:
+        return settings["rates"][0], []
+    for rate in settings["rates"]:
+        last = [row | {"purpose": "tuning"} for row in _train(name, rows, arm, rate, "tuning", settings, logs=1)]
+        found[rate] = last[-1]["test_accuracy"]
+        tried += last
+    return max(found, key=found.get), tried
+
+
+def _train(
+    name: str, rows: data.DataSet, arm: Arm, rate: float, s: int | str, settings: Mapping[str, Any], logs: int = 0
+) -> Iterator[dict[str, Any]]:
+    """One training; yields a row after each `steps` / `logs` steps."""
+    steps, logs = settings["steps"], logs or settings["logs"]
+    problem = NetworkProblem(network(settings, rows), rows.train_x, rows.train_y)
+    test = NetworkProblem(problem.module, rows.test_x, rows.test_y)
+    theta = initial(lambda: network(settings, rows), [seed("evolution", name, "initial", s)])[0]
+    table = noise_table()
+    chunk = ensemble.chunk_size(problem.on(torch.arange(settings["batch_size"])), theta[None])
+    batches = _minibatches(problem, settings["batch_size"], seed("evolution", name, "order", s))
+    for step in range(steps):
+        batch = next(batches)
+        now = rate * FALL ** (step * STAGES // steps) if arm.schedule else rate
+        key = seed("evolution", name, "noise", s, step)
+        theta = theta - now * _direction(batch, theta, arm, key, table, chunk)
+        if (step + 1) % (steps // logs) == 0:
+            yield {
+                "data": name,
+                "purpose": "run",
+                "arm": arm.name,
+                "population": arm.population,
+                "rate": rate,
+                "seed": s if isinstance(s, int) else -1,
+                "parameters": problem.dim,
+                "step": step + 1,
+                "forward_passes": arm.passes * (step + 1),
+                "test_accuracy": 1 - float(test.example_errors(test.logits(theta[None]).detach()).mean()),
+                "finite": bool(theta.isfinite().all()),
+                **_diagnosis(batch, theta, arm, seed("evolution", name, "diagnosis", s, step), table, chunk),
+            }
+
+
+def noise_table() -> Tensor:
+    generator = torch.Generator().manual_seed(seed("evolution", "noise table") % 2**32)
+    return torch.randn(TABLE_NUMBERS, generator=generator)
+
+
+def _minibatches(problem: NetworkProblem, size: int, order: int) -> Iterator[NetworkProblem]:
+    epoch = 0
+    while True:
+        for rows in minibatch_rows(problem.rows, size, [order], epoch):
+            yield problem.on(rows)
+        epoch += 1
+
+
+def _direction(batch: NetworkProblem, theta: Tensor, arm: Arm, key: int, table: Tensor, chunk: int) -> Tensor:
+    """What the rate multiplies: the gradient, or evostrats' direction turned downhill."""
+    if arm.sampling == "backprop":
+        return ensemble.gradient(batch, theta[None])[1][0]
+    found = evolution.generation(
+        batch, theta, evostrats.SIGMA, arm.population, key, arm.sampling, "ranks", table=table, chunk=chunk
+    )
+    return evostrats.BETA * evostrats.SIGMA * found.gradient
+
+
+def _diagnosis(batch: NetworkProblem, theta: Tensor, arm: Arm, key: int, table: Tensor, chunk: int) -> dict[str, Any]:
+    """Cosine and length of a fresh estimate against the gradient of the same batch, and what the law expects."""
+    loss, gradient = (found[0] for found in ensemble.gradient(batch, theta[None]))
+    row = {"loss": float(loss), "cosine": 1.0, "norm_ratio": 1.0, "crossover_sigma": math.nan, "law": 1.0}
+    if arm.sampling == "backprop":
+        return row
+    estimate = _direction(batch, theta, arm, key, table, chunk)
+    generator = torch.Generator().manual_seed(key % 2**32)
+    critical = float(evolution.crossover_sigma(batch, theta, generator, PROBES))
+    kappa = (evostrats.SIGMA / critical) ** 2
+    mirrored = arm.sampling == "antithetic" or (arm.sampling == "auto" and kappa >= 1)
+    count = theory.es_effective_count(arm.population, kappa, mirrored, ranks=True)
+    return row | {
+        "cosine": float(cosine(estimate, gradient)),
+        "norm_ratio": float(estimate.norm() / gradient.norm()),
+        "crossover_sigma": critical,
+        "law": theory.es_cosine(count, len(theta)),
+    }
