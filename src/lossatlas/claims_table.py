@@ -26,22 +26,25 @@ class Plate:
 
 def summary(rows: Sequence[Row]) -> str:
     """How many rows were judged, with which outcome, and how many false alarms to expect among them."""
-    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in Verdict}
-    judged = sum(counts[verdict] for verdict in JUDGED)
-    words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    judged = sum(row["verdict"] in JUDGED for row in rows)
     return (
-        f"{len(rows)} claims: {words or 'none'}. Judged: {judged}. If every true value lay on the margin of its rule, "
-        f"chance alone would make up to {ALPHA * judged:.1f} of these wrongly `not reproduced`, and as many wrongly "
-        "`reproduced`."
+        f"{len(rows)} claims: {_counts(rows) or 'none'}. Judged: {judged}. If every true value lay on the margin of "
+        f"its rule, chance alone would make up to {ALPHA * judged:.1f} of these wrongly `not reproduced`, and as many "
+        "wrongly `reproduced`."
     )
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """The summary and one table of all rows."""
-    lines = [summary(rows), "", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
-    for row in rows:
-        cells = (f"`{row['id']}`", row["statement"], _source(row), row["published"], _measured(row), row["n"])
-        lines.append(_line([*(cell.replace("|", "\\|") for cell in cells), f"**{row['verdict']}**"]))
+    """The summary, and for each study its verdicts with a table that opens on a click."""
+    lines = [summary(rows)]
+    for study in dict.fromkeys(row["study"] for row in rows):
+        own = [row for row in rows if row["study"] == study]
+        lines += ["", f"<details><summary><b>{study}</b>: {_counts(own)}</summary>", ""]
+        lines += [_line(HEADINGS), _line(["---"] * len(HEADINGS))]
+        for row in own:
+            cells = (f"`{row['id']}`", row["statement"], _source(row), row["published"], _measured(row), row["n"])
+            lines.append(_line([*(cell.replace("|", "\\|") for cell in cells), f"**{row['verdict']}**"]))
+        lines += ["", "</details>"]
     return "\n".join(lines) + "\n"
 
 
@@ -96,6 +99,11 @@ def with_table(readme: str, table: str) -> str:
     if not (found and closed) or START in rest or END in before + after:
         raise LossAtlasError(f"the README must hold {START} and then {END}, once each, to take the claims table")
     return f"{before}{START}\n{table.strip()}\n{END}{after}"
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in Verdict}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
 
 
 def _line(cells: Sequence[str]) -> str:

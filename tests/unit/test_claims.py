@@ -308,6 +308,14 @@ def test_markdown_has_one_line_a_claim_with_the_same_number_of_cells(tmp_path):
     assert "**reproduced**" in table[2]
 
 
+def test_markdown_has_a_part_for_each_study_that_counts_its_own_verdicts(tmp_path):
+    entries = [entry(), entry(id="mli.b"), entry(id="perlin.a", study="perlin")]
+    text = to_markdown(judge_claims(ledger(tmp_path, *entries), [measurement()], "default"))
+    assert "<b>mli</b>: 1 reproduced, 1 not run</summary>" in text
+    assert "<b>perlin</b>: 1 not run</summary>" in text
+    assert text.count("<details>") == text.count("</details>") == 2
+
+
 def test_the_summary_counts_judged_rows_and_the_false_alarms_to_expect(tmp_path):
     entries = [entry(id=f"mli.{k}") for k in range(41)] + [entry(id="mli.r", rule={"kind": "report"})]
     rows = judge_claims(ledger(tmp_path, *entries), [measurement(row["id"]) for row in entries[1:]], "default")
