@@ -51,7 +51,8 @@ def to_markdown(rows: Sequence[Row]) -> str:
 def to_html(rows: Sequence[Row], ledger: Ledger, figures: Sequence[Plate] = ()) -> str:
     """One self-contained page: figures with captions, the table, sorted by a click on a heading, and the citations.
 
-    Under each statement stand the exact aggregate, the tolerance's reason, and why a row is not comparable.
+    Under each statement open, on a click, the exact aggregate, the tolerance's reason, and why a row is not comparable.
+    A word typed above the table leaves only the rows that hold it.
     """
     claims = {claim.id: claim for claim in ledger.claims}
     body = []
@@ -60,7 +61,8 @@ def to_html(rows: Sequence[Row], ledger: Ledger, figures: Sequence[Plate] = ()) 
         notes = [claim.aggregate, f"Tolerance {row['tolerance']}: {claim.tolerance_reason}"]
         if row["verdict"] == Verdict.NOT_COMPARABLE:
             notes.append(f"Not comparable: {claim.not_comparable}")
-        statement = escape(row["statement"]) + "".join(f"<p>{escape(note)}</p>" for note in notes)
+        explained = "".join(f"<p>{escape(note)}</p>" for note in notes)
+        statement = f"{escape(row['statement'])}<details><summary>how it is judged</summary>{explained}</details>"
         cells = (
             f"<td><code>{escape(row['id'])}</code>",
             f"<td>{statement}",
@@ -83,7 +85,7 @@ def to_html(rows: Sequence[Row], ledger: Ledger, figures: Sequence[Plate] = ()) 
         for plate in figures
     )
     return PAGE.format(
-        summary=escape(summary(rows)),
+        summary=escape(summary(rows).replace("`", "")),
         images=images,
         headings=headings,
         body="\n".join(body),
@@ -135,7 +137,10 @@ th button {{ all: unset; cursor: pointer; font-weight: bold; }}
 figure {{ margin: 2em 0; max-width: 60em; }}
 img {{ max-width: 100%; }}
 figcaption {{ color: #333; }}
-td p {{ color: #555; font-size: 85%; margin: .3em 0 0; }}
+td details {{ color: #555; font-size: 85%; }}
+td:nth-child(2) {{ min-width: 26em; }}
+td p {{ margin: .3em 0 0; }}
+input {{ font: inherit; padding: .3em; width: 24em; }}
 tr.reproduced td:last-child {{ background: #d6e9f8; }}
 tr.not-reproduced td:last-child {{ background: #fbdcc4; }}
 </style></head><body>
@@ -143,6 +148,7 @@ tr.not-reproduced td:last-child {{ background: #fbdcc4; }}
 {images}
 <h2>Claims</h2>
 <p>{summary}</p>
+<p><input type="search" aria-label="filter" placeholder="filter: a study, a verdict, any word"></p>
 <table><thead><tr>{headings}</tr></thead><tbody>
 {body}
 </tbody></table>
@@ -164,5 +170,9 @@ document.querySelectorAll("th button").forEach((button, column) => {
     body.append(...[...body.rows].sort((a, b) => compare(key(a), key(b))));
     direction = -direction;
   });
+});
+document.querySelector("input").addEventListener("input", event => {
+  const word = event.target.value.toLowerCase();
+  document.querySelectorAll("tbody tr").forEach(row => row.hidden = !row.textContent.toLowerCase().includes(word));
 });
 """
