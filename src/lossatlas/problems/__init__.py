@@ -13,11 +13,15 @@ from lossatlas.problems.analytic import (
     Ring,
     Rosenbrock,
 )
+from lossatlas.problems.gaussian_field import GaussianField
+from lossatlas.problems.perlin import PerlinField
 
 __all__ = [
     "Booth",
     "DoubleWell",
+    "GaussianField",
     "MuellerBrown",
+    "PerlinField",
     "Problem",
     "Quadratic",
     "Rastrigin",

@@ -1,0 +1,70 @@
+"""Layers that share a global minimum: each is moved so that its own lies at the origin of the torus."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lossatlas.errors import LossAtlasError
+
+NEWTON_STEPS = 8
+TIE = 1e-6  # of the range: values this close to the lowest, more than two grid steps away, are a second minimum
+
+
+class Field(Protocol):
+    """What `PerlinField` and `GaussianField` on a torus have in common."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def at(self, points: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def dense(self, samples: int) -> tuple[Tensor, Tensor]: ...
+
+    def shifted(self, shift: Tensor) -> "Field": ...
+
+
+def global_minimum(field: Field, samples: int = 16) -> Tensor:
+    """Where each layer of a field on a torus is lowest, (*batch, d): on a dense grid, then polished by Newton's method.
+
+    Raises `LossAtlasError` where the lowest value is attained at two places, so that there is nothing to align with.
+    """
+    value, _ = field.dense(samples)
+    dim = field.dim
+    flat = value.flatten(-dim)
+    lowest, index = flat.min(-1)
+    size = value.shape[-1]
+    place = torch.stack([(index // size ** (dim - 1 - k)) % size for k in range(dim)], -1)  # (*batch, d)
+    steps = torch.arange(size, device=value.device)
+    far = torch.zeros_like(value, dtype=torch.bool)
+    for k in range(dim):
+        apart = (steps - place[..., k, None]).remainder(size)
+        apart = torch.minimum(apart, size - apart) > 2
+        far |= apart.view(*apart.shape[:-1], *(size if axis == k else 1 for axis in range(dim)))
+    limit = lowest + TIE * (flat.amax(-1) - lowest)
+    if bool((far.flatten(-dim) & (flat <= limit[..., None])).any()):
+        raise LossAtlasError("a layer has no unique global minimum to align at: use another seed or more cells")
+    return _polished(field, place.to(value.dtype) / samples, 1 / samples)
+
+
+def _polished(field: Field, start: Tensor, reach: float) -> Tensor:
+    """Newton's method from start (*batch, d), never further than `reach` along an axis from it."""
+    x = start
+    for _ in range(NEWTON_STEPS):
+        slope, hessian = _derivatives(field, x)
+        step = torch.linalg.solve(hessian, slope)
+        x = torch.where((x - step - start).abs() <= reach, x - step, start)
+    return x
+
+
+def _derivatives(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient (*batch, d) and Hessian (*batch, d, d) at one point a layer, x (*batch, d)."""
+    x = x.detach().requires_grad_()
+    slope = field.at(x[..., None])[1][..., 0]
+    rows = [torch.autograd.grad(slope[..., k].sum(), x, retain_graph=True)[0] for k in range(field.dim)]
+    return slope.detach(), torch.stack(rows, -2).detach()
+
+
+def aligned(field: Field, samples: int = 16) -> Field:
+    """The field with each layer's global minimum at the origin. Errors: see `global_minimum`."""
+    return field.shifted(global_minimum(field, samples))

@@ -1,0 +1,213 @@
+"""Where a field of values or directions on a periodic grid comes to rest: minima, attractors, basins, barriers.
+
+A composite direction v need not be a gradient, so "local minimum" has three meanings, all of them counted here: (F)
+attractors of dx/dt = -v, by winding numbers; (V) strict minima of the values that the composite pastes together; (P)
+minima of the potential whose gradient is closest to v. Grids are (*batch, *grid), directions (*batch, d, *grid).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossatlas.errors import LossAtlasError
+
+NEIGHBOURS = ("von_neumann", "moore")
+
+
+def neighbour_count(dim: int, neighbours: str) -> int:
+    """2 d (`von_neumann`) or 3^d - 1 (`moore`)."""
+    if neighbours not in NEIGHBOURS:
+        raise LossAtlasError(f"neighbours {neighbours!r} are unknown: use {' or '.join(NEIGHBOURS)}")
+    return 2 * dim if neighbours == "von_neumann" else 3**dim - 1
+
+
+def strict_minima(values: Tensor, dim: int, neighbours: str = "moore") -> Tensor:
+    """Which sites of the last `dim` axes lie strictly below all their neighbours, (*batch, *grid) bool.
+
+    The neighbourhood's minimum is taken axis by axis; a plateau has no strict minimum.
+    """
+    neighbour_count(dim, neighbours)
+    around = None  # the least neighbour so far, the site itself left out
+    block = values  # the least of the neighbourhood so far, the site included
+    for axis in range(-dim, 0):
+        centre = block if neighbours == "moore" else values
+        sides = torch.minimum(centre.roll(1, axis), centre.roll(-1, axis))
+        around = sides if around is None else torch.minimum(around, sides)
+        block = torch.minimum(block, sides)
+    return values < around
+
+
+def upward_crossings(direction: Tensor) -> Tensor:
+    """Number of attractors of a 1-D direction (*batch, N): where it goes from negative to not negative, (*batch,)."""
+    return ((direction < 0) & (direction.roll(-1, -1) >= 0)).sum(-1)
+
+
+def winding_numbers(direction: Tensor) -> Tensor:
+    """Winding of a 2-D direction (*batch, 2, X, Y) round each plaquette (*batch, X, Y), as int8.
+
+    Along an edge the direction turns the short way, and the winding counts its crossings of the positive first axis.
+    Each edge enters two plaquettes with opposite signs, bit for bit, so the windings add up to 0 exactly on the torus
+    (Poincaré–Hopf).
+    """
+    a, b = direction[..., 0, :, :], direction[..., 1, :, :]
+    negative = b < 0
+
+    def crossings(axis: int) -> Tensor:
+        later, below = negative.roll(-1, axis), negative
+        turn = a * b.roll(-1, axis) - b * a.roll(-1, axis)
+        return (below & ~later & (turn > 0)).to(torch.int8) - (~below & later & (turn < 0)).to(torch.int8)
+
+    along_x, along_y = crossings(-2), crossings(-1)
+    return along_x + along_y.roll(-1, -2) - along_x.roll(-1, -1) - along_y
+
+
+class StallPoints(NamedTuple):
+    """Numbers (*batch,) of zeros of a direction by kind; attractors + repellers = saddles on the torus."""
+
+    attractors: Tensor
+    repellers: Tensor
+    saddles: Tensor
+
+
+def stall_points(direction: Tensor) -> StallPoints:
+    """Zeros of a 2-D direction (*batch, 2, X, Y) of dx/dt = -v: winding +1 attracts where div v > 0.
+
+    Where v jumps, a plaquette of winding +1 may also be a sliding equilibrium (Filippov). Raises `LossAtlasError` for
+    other dimensions, which have no such count.
+    """
+    if direction.dim() < 3 or direction.shape[-3] != 2:
+        raise LossAtlasError("windings are counted in two dimensions: give directions (..., 2, X, Y)")
+    winding = winding_numbers(direction)
+    attracts = divergence(direction) > 0
+    positive = winding.clamp_min(0)
+
+    def total(counts: Tensor) -> Tensor:
+        return counts.sum((-2, -1), dtype=torch.int64)
+
+    return StallPoints(total(positive * attracts), total(positive * ~attracts), total((-winding).clamp_min(0)))
+
+
+def divergence(direction: Tensor) -> Tensor:
+    """Finite-difference divergence (times the step) of a 2-D direction at the middle of each plaquette."""
+    a, b = direction[..., 0, :, :], direction[..., 1, :, :]
+    da, db = a.roll(-1, -2) - a, b.roll(-1, -1) - b
+    return 0.5 * (da + da.roll(-1, -1) + db + db.roll(-1, -2))
+
+
+def potential(direction: Tensor, side: float) -> tuple[Tensor, Tensor]:
+    """The potential whose gradient is closest to v (*batch, d, *grid) in least squares, and the energy share left over.
+
+    Solves the Poisson equation of div v by FFT on a torus of length `side`; the potential (*batch, *grid) has mean 0,
+    the share (*batch,) holds curl and the mean of v. It is 0 exactly for a gradient that the grid resolves.
+    """
+    dim = _space(direction)
+    axes = tuple(range(-dim, 0))
+    grid = direction.shape[-dim:]
+    numbers = [torch.fft.fftfreq(n, 1 / n, device=direction.device, dtype=direction.dtype) for n in grid[:-1]]
+    numbers.append(torch.fft.rfftfreq(grid[-1], 1 / grid[-1], device=direction.device, dtype=direction.dtype))
+    for k, n in zip(numbers, grid, strict=True):
+        k[k.abs() * 2 == n] = 0  # the highest wave of an even grid has no derivative there
+    waves = torch.stack(torch.meshgrid(*numbers, indexing="ij")) * (2 * torch.pi / side)
+    square = waves.square().sum(0)
+    spectrum = torch.fft.rfftn(direction, dim=axes)
+    along = (spectrum * waves).sum(-dim - 1)
+    found = torch.where(square > 0, -1j * along / square.clamp_min(1e-30), 0)
+    weight = torch.full(grid[-1:], 2.0, device=direction.device)[: found.shape[-1]]
+    weight[0] = 1.0
+    if grid[-1] % 2 == 0:
+        weight[-1] = 1.0
+    gradient_energy = (found.abs().square() * square * weight).sum(axes)
+    energy = (spectrum.abs().square().sum(-dim - 1) * weight).sum(axes)
+    rest = (1 - gradient_energy / energy.clamp_min(1e-300)).clamp_min(0)
+    return torch.fft.irfftn(found, s=grid, dim=axes), rest
+
+
+def _space(direction: Tensor) -> int:
+    """d of a direction (*batch, d, *grid): the one size whose axis has as many axes behind it."""
+    for dim in (1, 2, 3):
+        if direction.dim() > dim and direction.shape[-dim - 1] == dim:
+            return dim
+    raise LossAtlasError(f"a direction must be (..., d, *grid) with d axes of grid, not {tuple(direction.shape)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Basins:
+    """The minima of one 2-D landscape, how deep they are and what separates them from the one called home.
+
+    site (m,) flat index, birth (m,) value of each minimum; death (m,) the level at which its sublevel component joins
+    one with a lower minimum (inf for the lowest); barrier (m,) the lowest pass to home, counted from value 0 (-inf for
+    home itself); size (m,) sites whose steepest descent ends there.
+    """
+
+    site: np.ndarray
+    birth: np.ndarray
+    death: np.ndarray
+    barrier: np.ndarray
+    size: np.ndarray
+
+    @property
+    def persistence(self) -> np.ndarray:
+        return self.death - self.birth
+
+
+def basins(values: np.ndarray, home: int = 0) -> Basins:
+    """Basins of a periodic landscape (X, Y) with Moore neighbours; `home` is the flat index of a site in home's basin.
+
+    Sites flow to their lowest neighbour (equal values in the order of their index); then basins are joined over their
+    lowest passes by union–find, which gives the 0-dimensional sublevel persistence and the minimax barriers at once.
+    """
+    x, y = values.shape
+    flat = values.ravel()
+    rank = np.empty(flat.size, dtype=np.int64)
+    order = np.argsort(flat, kind="stable")
+    rank[order] = np.arange(flat.size)
+    index = np.arange(flat.size).reshape(x, y)
+    moves = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
+    around = np.stack([np.roll(index, move, (0, 1)).ravel() for move in moves])
+    everything = np.concatenate([index.reshape(1, -1), around])
+    target = everything[rank[everything].argmin(0), np.arange(flat.size)]
+    while not np.array_equal(further := target[target], target):
+        target = further
+    site, label, size = np.unique(target, return_inverse=True, return_counts=True)
+    # the lowest pass between each two basins that touch
+    a = np.broadcast_to(label, (4, flat.size)).ravel()
+    b = label[around[:4]].ravel()
+    level = np.maximum(rank, rank[around[:4]]).ravel()
+    between = a != b
+    a, b, level = np.minimum(a, b)[between], np.maximum(a, b)[between], level[between]
+    by_level = np.argsort(level, kind="stable")
+    pair = (a * len(site) + b)[by_level]
+    _, first = np.unique(pair, return_index=True)
+    passes = by_level[np.sort(first)]
+    birth = flat[site]
+    parent = list(range(len(site)))
+    members = [[i] for i in range(len(site))]
+    lowest = rank[site].copy()
+    death, barrier = np.full(len(site), np.inf), np.full(len(site), np.inf)
+    at_home = int(label[home])
+    barrier[at_home] = -np.inf
+    least = list(range(len(site)))  # the lowest minimum of each component
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for edge in passes:
+        i, j = root(int(a[edge])), root(int(b[edge]))
+        if i == j:
+            continue
+        height = flat[order[level[edge]]]
+        home_root = root(at_home)
+        if home_root in (i, j):
+            barrier[members[j if home_root == i else i]] = height
+        if lowest[i] > lowest[j]:
+            i, j = j, i
+        death[least[j]] = height
+        parent[j] = i
+        members[i] += members[j]
+    return Basins(site, birth, death, barrier, size)
