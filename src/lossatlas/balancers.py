@@ -185,7 +185,7 @@ class ComputedGamma:
 class AugmentedLagrangian:
     """Objectives under constraints L_j ≤ limit_j (Hestenes 1969, Powell 1969; Rockafellar's form for inequalities).
 
-    With c_j = L_j / limit_j − 1, the gradient of the augmented Lagrangian weighs constraint j with max(0, λ_j + ρ c_j) /
+    With c_j = L_j / limit_j − 1, constraint j has the weight max(0, λ_j + ρ c_j) /
     limit_j; after each step λ_j <- max(0, λ_j + η c_j). An objective has 1 / L_i(0). limits (n,): NaN for objectives.
     """
 
