@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lossatlas.errors import LossAtlasError
 
-NEWTON_STEPS = 8
+NEWTON_STEPS = 6
 TIE = 1e-6  # of the range: values this close to the lowest, more than two grid steps away, are a second minimum
 
 
@@ -58,11 +58,15 @@ def _polished(field: Field, start: Tensor, reach: float) -> Tensor:
 
 
 def _derivatives(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient (*batch, d) and Hessian (*batch, d, d) at one point a layer, x (*batch, d)."""
-    x = x.detach().requires_grad_()
-    slope = field.at(x[..., None])[1][..., 0]
-    rows = [torch.autograd.grad(slope[..., k].sum(), x, retain_graph=True)[0] for k in range(field.dim)]
-    return slope.detach(), torch.stack(rows, -2).detach()
+    """Gradient (*batch, d) and Hessian (*batch, d, d) at one point a layer, x (*batch, d).
+
+    The Hessian is a central difference of exact gradients: its error slows Newton's method down, no more.
+    """
+    h = 1e-5 if x.dtype == torch.float64 else 1e-3
+    moves = h * torch.eye(field.dim, dtype=x.dtype, device=x.device)
+    _, slopes = field.at(x[..., None] + torch.cat([torch.zeros_like(moves[:, :1]), moves, -moves], 1))
+    forward, backward = slopes[..., 1 : field.dim + 1], slopes[..., field.dim + 1 :]
+    return slopes[..., 0], (forward - backward) / (2 * h)
 
 
 def aligned(field: Field, samples: int = 16) -> Field:

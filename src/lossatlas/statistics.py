@@ -43,6 +43,33 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return Interval(successes / n, float(limits.low), float(limits.high), int(n))
 
 
+def garwood(count: int, exposure: float, level: float = 0.95) -> Interval:
+    """A rate with its exact Poisson interval (Garwood 1936) of `count` events in `exposure`; `n` is the count."""
+    tail = (1 - level) / 2
+    low = stats.chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    high = stats.chi2.ppf(1 - tail, 2 * (count + 1)) / 2
+    return Interval(count / exposure, float(low) / exposure, float(high) / exposure, int(count))
+
+
+def poisson_slope(x: ArrayLike, counts: ArrayLike, exposures: ArrayLike) -> float:
+    """b of the maximum-likelihood fit log(rate) = a + b x of Poisson counts (m,), offset log exposure; NaN if hopeless.
+
+    Newton's method from the least-squares line through the log rates (half an event added to each).
+    """
+    x, counts, exposures = (np.asarray(v, dtype=float) for v in (x, counts, exposures))
+    if counts.sum() == 0 or len(x) < 2:
+        return nan
+    design = np.stack([np.ones_like(x), x], 1)
+    beta = np.linalg.lstsq(design, np.log((counts + 0.5) / exposures), rcond=None)[0]
+    for _ in range(50):
+        mean = exposures * np.exp(design @ beta)
+        step = np.linalg.solve(design.T @ (mean[:, None] * design), design.T @ (counts - mean))
+        beta = beta + step
+        if np.abs(step).max() < 1e-12:
+            break
+    return float(beta[1])
+
+
 def t_interval(x: ArrayLike, level: float = 0.95) -> Interval:
     """The mean of `x` with Student's interval; of paired samples: `t_interval(a - b)`.
 

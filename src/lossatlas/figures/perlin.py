@@ -1,0 +1,257 @@
+"""The figures of the noise study: pictures, p^n, densities against n, success against n, and what failed."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lossatlas.artifacts import Artifact
+from lossatlas.figures import style
+from lossatlas.figures.style import save
+
+__all__ = ["densities", "failures", "gallery", "rates", "save", "success"]
+
+ARMS = {  # label, colour, marker
+    "sum": ("sum", style.BLUE, "o"),
+    "weighted_sum": ("random weights", style.SKY, "s"),
+    "q=-1": ("q = −1", style.PINK, "v"),
+    "q=0.5": ("q = ½", style.GREEN, "v"),
+    "q=1": ("q = 1 (README)", style.ORANGE, "^"),
+    "q=2": ("q = 2", style.PURPLE, "D"),
+    "q=4": ("q = 4", style.BROWN, "P"),
+    "max": ("largest gradient", style.RED, "X"),
+    "noise": ("sum + noise", "0.25", "s"),
+    "switch": ("switching", style.GREY, "*"),
+}
+KINDS = {"desert": "desert (one octave)", "funnel": "funnel (four octaves)", "bowl": "desert + bowl"}
+OUTCOMES = {
+    "obnoxious": ("stuck, one member holds the team", style.BROWN),
+    "stuck": ("stuck otherwise", style.BLUE),
+    "wandering": ("wandering", style.ORANGE),
+    "cycling": ("cycling", style.RED),
+}
+
+
+def gallery(gallery: Artifact) -> Figure:
+    """One layer and its composites as pictures, the common minimum in the middle."""
+    panels = {
+        "one": "a  one layer",
+        "sum": "b  sum",
+        "q1_potential": "c  weighted, potential",
+        "max_pasted": "d  largest gradient, pasted",
+    }
+    with style.paper():
+        figure, axes = plt.subplots(1, 4, figsize=(style.PAGE, 2.0), layout="constrained")
+        for ax, (name, title) in zip(axes, panels.items(), strict=True):
+            picture = np.roll(gallery[name], (gallery[name].shape[0] // 2, gallery[name].shape[1] // 2), (0, 1))
+            depth = np.median(picture) - picture[picture.shape[0] // 2, picture.shape[1] // 2]
+            picture = (picture - np.median(picture)) / depth
+            image = ax.imshow(picture, cmap="cividis", vmin=-1, vmax=1, extent=(-4, 4, -4, 4), interpolation="nearest")
+            ax.plot(0, 0, marker="+", color="white", markersize=6, markeredgewidth=0.9)
+            ax.set(title=title, xticks=(-4, 0, 4), yticks=(-4, 0, 4) if name == "one" else ())
+        axes[0].set_ylabel("cells")
+        figure.colorbar(image, ax=axes, label="loss / depth of the well", shrink=0.85, ticks=(-1, 0, 1))
+        return figure
+
+
+def rates(rates: pd.DataFrame) -> Figure:
+    """Rates of common minima against n: white noise, layers that share a part, and smooth fields."""
+    with style.paper():
+        figure, axes = plt.subplots(1, 3, figsize=(style.PAGE, 2.6), layout="constrained")
+        white = rates[(rates["field"] == "white") & (rates["what"] == "common")]
+        arms = {
+            "1-D moore normal": ("1-D, p = 1/3", style.GREEN, "v"),
+            "2-D von_neumann normal": ("2-D von Neumann, 1/5", style.ORANGE, "^"),
+            "2-D moore normal": ("2-D Moore, 1/9", style.BLUE, "o"),
+            "3-D moore normal": ("3-D Moore, 1/27", style.RED, "s"),
+        }
+        for arm, (label, colour, marker) in arms.items():
+            cell = white[white["arm"] == arm]
+            axes[0].plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
+            _points(axes[0], cell, label, colour, marker)
+        axes[0].set_title("a  white noise, line pⁿ")
+        correlated = white[white["arm"] == "correlated"]
+        colours = (style.BLUE, style.GREEN, style.ORANGE, style.RED, style.PURPLE)
+        for (c, cell), colour in zip(correlated.groupby("parameter"), colours, strict=False):
+            label = f"c = {c:g}"
+            if c == 0:
+                axes[1].plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
+            _points(axes[1], cell, label, colour, "o", line=c > 0)
+            last = cell[cell["count"] > 0].iloc[-1]
+            style.tag(axes[1], label, (last["n"] + 0.25, last["rate"] * 0.85), colour)
+        axes[1].set(title="b  layers sharing a part c", xlim=(0.6, 10))
+        smooth = rates[(rates["field"] == "se2d") & (rates["arm"] == "near")]
+        for (radius, cell), colour in zip(smooth.groupby("parameter"), colours, strict=False):
+            axes[2].plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
+            _points(axes[2], cell, f"ε = {radius:g} ℓ", colour, "o")
+            style.tag(axes[2], f"ε = {radius:g} ℓ", (4.12, cell["law"].iloc[-1] * 0.8), colour)
+        axes[2].set(title="c  smooth: minima within ε", xlim=(0.7, 5.6), ylabel="a unit area ℓ²")
+        for ax in axes:
+            ax.set(yscale="log", xlabel="landscapes n")
+        axes[0].set_ylabel("common minima a site")
+        axes[0].legend(frameon=False, loc="lower left", handletextpad=0.2, borderaxespad=0.1)
+        for ax in (axes[1], axes[2]):
+            ax.set_xticks(sorted(set(ax.get_xticks().astype(int)) & set(range(1, 9))))
+        return figure
+
+
+def _points(axes: Axes, cell: pd.DataFrame, label: str, colour: str, marker: str, line: bool = False) -> None:
+    """Measured rates with exact Poisson intervals; a rate of zero has no place on a logarithmic axis."""
+    cell = cell[cell["count"] > 0]
+    errors = np.abs(cell[["low", "high"]].to_numpy().T - cell["rate"].to_numpy())
+    axes.errorbar(
+        cell["n"], cell["rate"], errors, color=colour, marker=marker, markersize=3.5, capsize=2, label=label,
+        linestyle="-" if line else "none", linewidth=0.8,
+    )  # fmt: skip
+
+
+def densities(ratios: pd.DataFrame, limits: pd.DataFrame) -> Figure:
+    """Densities of flow attractors over that of one layer against n, by arm, with the closed forms."""
+    kinds = [kind for kind in ("se1d", "se2d", "perlin_phase") if kind in set(ratios["kind"])]
+    titles = {
+        "se1d": "Gaussian, 1-D",
+        "se2d": "Gaussian, 2-D",
+        "perlin_phase": "Perlin, 2-D, random phases",
+    }
+    with style.paper():
+        width = style.PAGE * len(kinds) / 3
+        figure, axes = plt.subplots(1, len(kinds), figsize=(width, 2.8), layout="constrained", squeeze=False)
+        for ax, kind, letter in zip(axes[0], kinds, "abc", strict=False):
+            table = ratios[(ratios["kind"] == kind) & (ratios["meaning"] == "flow")]
+            most = table["n"].max()
+            for arm, (label, colour, marker) in ARMS.items():
+                cell = table[table["arm"] == arm].sort_values("n")
+                if cell.empty:
+                    continue
+                errors = np.abs(cell[["low", "high"]].to_numpy().T - cell["ratio"].to_numpy())
+                law = cell["law"].notna().all()
+                ax.errorbar(
+                    cell["n"], cell["ratio"], errors, color=colour, marker=marker, markersize=3.5, capsize=2,
+                    linestyle="none" if law else "-", linewidth=0.7, label=label,
+                )  # fmt: skip
+                if law:
+                    ax.plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
+                limit = limits[(limits["arm"] == arm) & (limits["dim"] == (1 if kind == "se1d" else 2))]
+                if kind.startswith("se") and len(limit):
+                    ax.plot([most * 1.25, most * 2.1], [limit["ratio"].iloc[0]] * 2, color=colour, linewidth=1.6)
+            if kind.startswith("se"):
+                style.tag(ax, "n → ∞", (most * 1.15, 0.02), "0.35", xycoords=("data", "axes fraction"))
+            n = np.array([1, 2, 3])
+            ax.plot(n, n, **style.THRESHOLD)
+            style.tag(ax, "n times", (2.1, 2.75), "0.35")
+            ticks = sorted(set(table["n"]))
+            ax.set(xscale="log", yscale="log", xlabel="layers n", title=f"{letter}  {titles[kind]}")
+            ax.set_xticks(ticks, ticks)
+            ax.minorticks_off()
+            top = max(3.0, table["high"].max() * 1.1)
+            levels = [value for value in (0.8, 1, 1.5, 2, 3, 4, 6, 8) if value <= top]
+            ax.set_ylim(0.8, top)
+            ax.set_yticks(levels, [f"{value:g}" for value in levels])
+        axes[0, 0].set_ylabel("attractors / those of one layer")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
+        return figure
+
+
+def success(success: pd.DataFrame) -> Figure:
+    """Success at the tuned step against n by landscape, with the cost of a success beside."""
+    kinds = [kind for kind in KINDS if kind in set(success["kind"])]
+    wells = sorted(kind for kind in set(success["kind"]) if kind.endswith("well"))
+    panels = [(kind, "success", KINDS[kind]) for kind in kinds]
+    panels += [(kind, "success", f"Gaussian, {kind}") for kind in wells[:2]]
+    panels += [("funnel" if "funnel" in kinds else kinds[0], "ert", "gradients for a success")]
+    with style.paper():
+        rows = -(-len(panels) // 3)
+        size = (style.PAGE, 2.2 * rows + 0.4)
+        figure, axes = plt.subplots(rows, 3, figsize=size, layout="constrained", squeeze=False)
+        for ax, (kind, column, title), letter in zip(axes.flat, panels, "abcdefghi", strict=False):
+            _success(ax, success[success["kind"] == kind], column)
+            ax.set_title(f"{letter}  {title}" + (f", {kind}" if column == "ert" else ""))
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        for ax in axes[:, 0]:
+            ax.set_ylabel("share that arrives")
+        shown = {
+            label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(shown.values(), shown.keys(), frameon=False, loc="outside lower center", ncols=min(5, len(shown)))
+        return figure
+
+
+def _success(axes: Axes, table: pd.DataFrame, column: str) -> None:
+    rate = "tuned" if "tuned" in set(table["rate"]) else "fixed"
+    chosen = ("sum", "q=-1", "q=1", "q=4", "max", "noise", "switch")
+    table = table[(table["rate"] == rate) & table["family"].isin(["pointwise", "control"]) & table["arm"].isin(chosen)]
+    arms = [arm for arm in ARMS if arm in set(table["arm"])]
+    for i, arm in enumerate(arms):
+        label, colour, marker = ARMS[arm]
+        cell = table[table["arm"] == arm].sort_values("n")
+        x = cell["n"] * 1.03 ** (i - (len(arms) - 1) / 2)  # side by side
+        if column == "ert":
+            axes.plot(x, cell["ert"], color=colour, marker=marker, markersize=3.5, linewidth=0.9, label=label)
+            continue
+        errors = np.abs(cell[["low", "high"]].to_numpy().T - cell["success"].to_numpy())
+        axes.errorbar(
+            x,
+            cell["success"],
+            errors,
+            color=colour,
+            marker=marker,
+            markersize=3.5,
+            capsize=1.5,
+            linewidth=0.9,
+            label=label,
+        )
+    ticks = sorted(set(table["n"]))
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, ticks)
+    axes.minorticks_off()
+    axes.set_xlabel("layers n")
+    if column == "ert":
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(-0.03, 1.05)
+
+
+def failures(success: pd.DataFrame) -> Figure:
+    """Shares of the runs that did not arrive, by how they failed, against n, for four ways to combine."""
+    kinds = [kind for kind in KINDS if kind in set(success["kind"])]
+    arms = [("pointwise", "sum"), ("pointwise", "q=1"), ("pointwise", "max"), ("control", "noise")]
+    with style.paper():
+        size = (style.PAGE, 1.7 * len(kinds) + 0.6)
+        figure, axes = plt.subplots(
+            len(kinds), len(arms), figsize=size, layout="constrained", squeeze=False, sharey=True
+        )
+        for row, kind in zip(axes, kinds, strict=True):
+            for ax, (family, arm) in zip(row, arms, strict=True):
+                cell = success[(success["kind"] == kind) & (success["family"] == family) & (success["arm"] == arm)]
+                _stack(ax, cell[cell["rate"] == "fixed"].sort_values("n"))
+                if kind == kinds[0]:
+                    ax.set_title(ARMS[arm][0])
+            row[0].set_ylabel(f"{KINDS[kind].partition(' (')[0]}\nshare of runs")
+        for ax in axes[-1]:
+            ax.set_xlabel("layers n")
+        handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, colour in OUTCOMES.values()]
+        labels = [label for label, _ in OUTCOMES.values()]
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=4)
+        return figure
+
+
+def _stack(axes: Axes, cell: pd.DataFrame) -> None:
+    if cell.empty:
+        axes.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5", transform=axes.transAxes)
+        axes.set_xticks([])
+        return
+    held = cell["obnoxious"].fillna(0.0).to_numpy()
+    parts = {
+        **{name: cell[name].to_numpy() for name in OUTCOMES},
+        "obnoxious": held,
+        "stuck": cell["stuck"].to_numpy() - held,
+    }
+    place, bottom = np.arange(len(cell)), np.zeros(len(cell))
+    for name, (_, colour) in OUTCOMES.items():
+        axes.bar(place, parts[name], 0.8, bottom, color=colour, linewidth=0)
+        bottom = bottom + parts[name]
+    axes.set_xticks(place, cell["n"].astype(int))
+    axes.set_ylim(0, 1)

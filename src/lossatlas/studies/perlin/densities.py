@@ -1,0 +1,93 @@
+"""Densities of the places where composites of n layers come to rest, streamed over layers: memory does not grow with n.
+
+Three meanings: F flow attractors, V minima of the pasted values, P minima of the least-squares potential.
+"""
+
+from collections.abc import Mapping
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.critical_points import potential, stall_points, strict_minima, upward_crossings
+from lossatlas.progress import progress
+from lossatlas.studies.perlin.landscapes import generator, layer
+
+POWERS = (0.5, 1.0, 2.0, 4.0)
+ARMS = ("sum", "weighted_sum", *(f"q={q:g}" for q in POWERS), "max")
+
+
+class Composites:
+    """Running composites of the layers added so far: directions (g, d, *grid) of each arm, and pasted values."""
+
+    def __init__(self, powers: tuple[float, ...] = POWERS, weights: Tensor | None = None):
+        self.powers, self.weights, self.n = powers, weights, 0
+        self.direction: dict[str, Tensor] = {}
+        self.value: dict[str, Tensor] = {}
+
+    def add(self, value: Tensor, slope: Tensor, dim: int) -> None:
+        """One more layer: values (g, *grid), gradients (g, d, *grid)."""
+        length = slope.square().sum(-dim - 1, keepdim=True).sqrt_()
+        parts = {"sum": slope} | {f"q={q:g}": slope * length**q for q in self.powers}
+        if self.weights is not None:  # an arbitrary linear combination
+            weight = self.weights[self.n].view(-1, *(1,) * dim)
+            parts["weighted_sum"] = slope * weight[:, None]
+            self._sum("weighted_sum", value * weight, self.value)
+        for arm, part in parts.items():
+            self._sum(arm, part, self.direction)
+        self._sum("sum", value, self.value)
+        if self.n == 0:
+            self.longest, self.direction["max"], self.value["max"] = length, slope, value
+        else:
+            wins = length > self.longest
+            self.longest = torch.maximum(length, self.longest)
+            self.direction["max"] = torch.where(wins, slope, self.direction["max"])
+            self.value["max"] = torch.where(wins.squeeze(-dim - 1), value, self.value["max"])
+        self.n += 1
+
+    def _sum(self, arm: str, part: Tensor, into: dict[str, Tensor]) -> None:
+        into[arm] = part if self.n == 0 else into[arm] + part
+
+
+def measure(kind: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows (samples, landscape, n, arm, volume, flow, pasted, potential, rest, unbalanced) of one kind of field.
+
+    flow, pasted, potential: counts F, V, P (pasted is missing where an arm pastes no values); rest: energy share of v
+    that no potential has; unbalanced: |attractors + repellers - saddles|, 0 by Poincaré–Hopf. The finer grid is counted
+    on the first quarter of the landscapes, for extrapolation in the step.
+    """
+    dim = 1 if kind == "se1d" else 2
+    side, sizes, rows = settings["side"], settings["team_sizes"], []
+    for samples, count in zip(
+        settings["samples"], (settings["landscapes"], -(-settings["landscapes"] // 4)), strict=True
+    ):
+        for landscape in progress(count, f"densities of {kind}, {samples} samples a unit"):
+            weights = torch.empty(max(sizes), 1).exponential_(generator=generator("weights", kind, landscape))
+            composites = Composites(weights=weights)
+            for number in range(max(sizes)):
+                value, slope = layer(kind, [landscape], number, side).dense(samples)
+                composites.add(value, slope, dim)
+                if composites.n in sizes:
+                    about = {"samples": samples, "landscape": landscape, "n": composites.n}
+                    rows += [about | row for row in _counts(composites, dim, side)]
+    return rows
+
+
+def _counts(composites: Composites, dim: int, side: int) -> list[dict[str, Any]]:
+    rows = []
+    for arm in ARMS:
+        direction, value = composites.direction[arm], composites.value.get(arm)
+        if dim == 1:
+            flow, unbalanced = upward_crossings(direction[:, 0]), 0
+        else:
+            found = stall_points(direction)
+            flow = found.attractors
+            unbalanced = int((found.attractors + found.repellers - found.saddles).abs().sum())
+        smooth, rest = potential(direction, float(side))
+        rows.append(
+            {"arm": arm, "volume": float(side**dim), "flow": int(flow)}
+            | {"pasted": nan if value is None else float(strict_minima(value, dim).sum())}
+            | {"potential": int(strict_minima(smooth, dim).sum()), "rest": float(rest), "unbalanced": unbalanced}
+        )
+    return rows

@@ -1,0 +1,369 @@
+"""Descents in aligned landscapes: who arrives, at which cost, and what became of the others.
+
+A pointwise strategy on a torus is a fixed vector field: it is composed once on a grid, and all starts descend it by
+bilinear interpolation. Strategies with a memory or a die see the gradients of every layer at every step. All arms meet
+the same landscapes and starts, steps have the length rate * |v| / RMS(v) with the RMS over the torus, and every arm is
+run at every rate.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lossatlas import composite
+from lossatlas.composite import AveragedPowerWeighting, PowerWeighting, RandomSwitching, combine, gramian
+from lossatlas.failure_modes import Outcome, Window, classify, displacement_exponent, goal_correlation, obnoxious
+from lossatlas.problems.gaussian_field import GaussianField
+from lossatlas.problems.perlin import PerlinField
+from lossatlas.progress import progress
+from lossatlas.studies.perlin.densities import Composites
+from lossatlas.studies.perlin.landscapes import BOWL, aligned_layer, displacement, generator
+
+POWERS = (-1.0, 0.5, 1.0, 2.0, 4.0)
+POINTWISE = {"sum": 0.0, **{f"q={q:g}": q for q in POWERS}, "max": inf}
+RADIUS = 0.5  # cells: a run that ends this near the common minimum has arrived
+SLOW, SLOW_SHARE = 200, 0.15  # the last steps are shorter; they are also the window in which failures are told apart
+TRACES = 10  # positions, equally spaced before the slow steps, from which the exponent of the displacement is read
+DECAY = 0.9
+BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": PowerWeighting(0.0),
+    "q=1": PowerWeighting(1.0),
+    "upgrad": composite.upgrad,
+    "mgda": composite.mgda,
+    "cagrad": composite.cagrad,
+    "aligned_mtl": composite.aligned_mtl,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Where runs (g, a, r, s) of landscapes, arms, rates and starts ended, and their windows and traces."""
+
+    end: Tensor
+    window: Window
+    trace: Tensor
+
+
+def start_points(kind: str, landscapes: Sequence[int], starts: int, side: int) -> Tensor:
+    """Uniform starts (g, starts, 2), named by landscape: the same for every arm, rate and number of layers."""
+    return torch.stack(
+        [side * torch.rand(starts, 2, generator=generator("starts", kind, landscape)) for landscape in landscapes]
+    )
+
+
+def descend(direction: Callable[[Tensor, int], Tensor], start: Tensor, rates: Tensor, rms: Tensor, steps: int) -> Runs:
+    """Follow -v from start (g, s, d) for every arm and rate: direction(x, step) gives v at x (g, a, r, s, d).
+
+    rms (g, a) of each arm's v over the torus; positions are unwrapped.
+    """
+    a = rms.shape[1]
+    x = start[:, None, None].expand(-1, a, len(rates), -1, -1).clone()
+    length = rates[:, None, None] / rms[:, :, None, None, None].clamp_min(1e-30)
+    window, trace = Window.opened(x), [x]
+    slow = min(SLOW, steps // 2)
+    pause = max(1, (steps - slow) // TRACES)
+    for step in range(steps):
+        late = step >= steps - slow
+        if step == steps - slow:
+            window = Window.opened(x)
+        x = x - (SLOW_SHARE if late else 1.0) * length * direction(x, step)
+        if late:
+            window = window.extended(x)
+        elif step % pause == pause - 1:
+            trace.append(x)
+    return Runs(x, window, torch.stack(trace))
+
+
+class Grid:
+    """Vector fields (g, c, N, N) on a torus of length `side`, read between grid points by bilinear interpolation."""
+
+    def __init__(self, fields: Tensor, side: int):
+        self.side, self.channels = side, fields.shape[1]
+        self.padded = F.pad(fields, (0, 1, 0, 1), mode="circular")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Fields (g, c, points) at x (g, points, 2) anywhere; grid points lie at multiples of side / N."""
+        place = (x / self.side).remainder(1.0) * 2 - 1
+        # grid_sample names the last axis first
+        return F.grid_sample(self.padded, place.flip(-1)[:, None], mode="bilinear", align_corners=True)[:, :, 0]
+
+
+def measure(kind: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the table of descents (see `_rows`): pointwise arms, controls with memory or noise, and baselines.
+
+    The kind `high` is that of `high_dimensional`.
+    """
+    if kind == "high":
+        return high_dimensional(settings)
+    rows: list[dict[str, Any]] = []
+    total, size = settings["landscapes"], settings["chunk"]
+    chunks = [range(a, min(a + size, total)) for a in range(0, total, size)]
+    most = max(settings["team_sizes"] + settings["control_sizes"] + settings["baseline_sizes"])
+    for chunk in progress(chunks, f"descents, {kind}"):
+        layers = [aligned_layer(kind, chunk, number, settings["cells"]) for number in range(most)]
+        rows += _pointwise(kind, chunk, layers, settings)
+        controls = [landscape for landscape in chunk if landscape < settings["control_landscapes"]]
+        if controls and kind != "bowl":
+            rows += _controls(kind, controls, _first(layers, controls), settings)
+        baselines = [landscape for landscape in chunk if landscape < settings["baseline_landscapes"]]
+        if baselines and kind != "bowl":
+            rows += _baselines(kind, baselines, _first(layers, baselines), settings)
+    return rows
+
+
+def _first(layers: Sequence[PerlinField], landscapes: Sequence[int]) -> list[PerlinField]:
+    """The layers of the first landscapes of a chunk."""
+    size = len(landscapes)
+    return [
+        replace(field, lattices=tuple(lattice[:size] for lattice in field.lattices), shift=field.shift[:size])
+        for field in layers
+    ]
+
+
+def _dense(kind: str, field: PerlinField, samples: int) -> tuple[Tensor, Tensor]:
+    """Values (g, N, N) and gradients (g, 2, N, N) of a layer, its bowl included."""
+    value, slope = field.dense(samples)
+    if kind == "bowl":
+        x = displacement(field.cells, samples)
+        return value + 0.5 * BOWL * x.square().sum(0), slope + BOWL * x
+    return value, slope
+
+
+def _pointwise(
+    kind: str, landscapes: Sequence[int], layers: Sequence[PerlinField], settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    side, samples, sizes = settings["cells"], settings["samples"], settings["team_sizes"]
+    start = start_points(kind, landscapes, settings["starts"], side)
+    rates = torch.tensor(settings["rates"])
+    composites, rows = Composites(powers=POWERS), []
+    for field in layers[: max(sizes)]:
+        value, slope = _dense(kind, field, samples)
+        composites.add(value, slope, 2)
+        n = composites.n
+        if n not in sizes:
+            continue
+        fields = torch.stack([composites.direction[arm] for arm in POINTWISE], 1)  # (g, a, 2, N, N)
+        runs = _on_grid(fields, start, rates, settings["steps"], side)
+        held = _held_back(kind, layers[:n], runs)
+        desert = goal_correlation(
+            composites.value["sum"].flatten(1), displacement(side, samples).norm(dim=0).flatten().expand(len(value), -1)
+        )
+        rows += _rows("pointwise", list(POINTWISE), landscapes, n, settings, runs, side, held=held, correlation=desert)
+    return rows
+
+
+def _on_grid(fields: Tensor, start: Tensor, rates: Tensor, steps: int, side: int) -> Runs:
+    """Descents of fixed fields (g, a, 2, N, N)."""
+    g, a = fields.shape[:2]
+    grid = Grid(fields.flatten(0, 1), side)
+
+    def direction(x: Tensor, _: int) -> Tensor:
+        v = grid(x.reshape(g * a, -1, 2))
+        return v.mT.reshape(x.shape)
+
+    rms = fields.square().sum(2).mean((-2, -1)).sqrt()
+    return descend(direction, start, rates, rms, steps)
+
+
+def _held_back(kind: str, layers: Sequence[PerlinField], runs: Runs) -> Tensor:
+    """Whether one member holds the team where a run of the power family ended (g, a, r, s), by exact gradients."""
+    side = layers[0].cells
+    shape = runs.end.shape[:-1]
+    to_goal = (side / 2 - runs.end).remainder(side) - side / 2
+    gradients = torch.stack([field.at(runs.end.flatten(1, 3).mT)[1] for field in layers], 1)  # (g, n, 2, points)
+    gradients = gradients.permute(0, 3, 1, 2).unflatten(1, shape[1:])
+    if kind == "bowl":
+        gradients = gradients - BOWL * to_goal[..., None, :]
+    weights = torch.stack([PowerWeighting(q)(gramian(gradients[:, i])) for i, q in enumerate(POINTWISE.values())], 1)
+    return obnoxious(weights, gradients, to_goal)
+
+
+def _controls(
+    kind: str, landscapes: Sequence[int], layers: Sequence[PerlinField], settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Averaged norms, random switching, and the sum with noise that matches it."""
+    side, samples, steps = settings["cells"], settings["samples"], settings["steps"]
+    rates, rows = torch.tensor(settings["rates"]), []
+    start = start_points(kind, landscapes, settings["starts"], side)
+    most = max(settings["control_sizes"])
+    slopes = torch.stack([_dense(kind, field, samples)[1] for field in layers[:most]], 1)
+    for n in settings["control_sizes"]:
+        team = slopes[:, :n]  # (g, n, 2, N, N)
+        grid = Grid(team.flatten(1, 2), side)
+        lengths = team.square().sum(2, keepdim=True).sqrt()
+        mean_square = team.square().sum(2).mean((-2, -1)).mean(1)
+        mean = team.mean(1)
+        spread = (mean_square - mean.square().sum(1).mean((-2, -1))) / 2  # per component, over the torus
+        names = [("control", kind, n, landscape) for landscape in landscapes]
+        for arm in ("ema q=-2", "ema q=-1", "ema q=1", "switch", "switch_shared", "noise", "noise_local"):
+            dice = [generator(arm, *name) for name in names]  # one a landscape, so that chunks change nothing
+            if arm.startswith("ema"):
+                q = float(arm.partition("=")[2])
+                weights = torch.softmax(q * lengths.clamp_min(1e-12).log(), 1)
+                rms = (weights * team).sum(1).square().sum(1).mean((-2, -1)).sqrt()
+                direction = _averaged(grid, AveragedPowerWeighting(q, DECAY), n)
+            elif arm.startswith("switch"):
+                rms = mean_square.sqrt()
+                direction = _switched(grid, n, dice, arm == "switch_shared")
+            else:
+                rms = mean_square.sqrt()  # of mean plus noise: the same as of a random member
+                direction = _noisy(grid, n, dice, spread if arm == "noise" else None)
+            runs = descend(direction, start, rates, rms[:, None], steps)
+            cost = 1 if arm.startswith("switch") else n
+            rows += _rows("control", [arm], landscapes, n, settings, runs, side, cost=cost)
+    return rows
+
+
+def _gradients(grid: Grid, x: Tensor, n: int) -> Tensor:
+    """Gradients (g, a, r, s, n, 2) of the layers at x (g, a, r, s, 2)."""
+    v = grid(x.flatten(1, 3))  # (g, 2 n, points)
+    return v.mT.reshape(*x.shape[:-1], n, 2)
+
+
+def _averaged(grid: Grid, weighting: AveragedPowerWeighting, n: int) -> Callable[[Tensor, int], Tensor]:
+    def direction(x: Tensor, _: int) -> Tensor:
+        gradients = _gradients(grid, x, n)
+        return combine(weighting(gramian(gradients)), gradients)
+
+    return direction
+
+
+def _switched(grid: Grid, n: int, dice: Sequence[torch.Generator], shared: bool) -> Callable[[Tensor, int], Tensor]:
+    def direction(x: Tensor, _: int) -> Tensor:
+        gradients = _gradients(grid, x, n)
+        g = gramian(gradients)
+        weights = torch.stack([RandomSwitching(die, shared)(part) for die, part in zip(dice, g, strict=True)])
+        return combine(weights, gradients)
+
+    return direction
+
+
+def _noisy(
+    grid: Grid, n: int, dice: Sequence[torch.Generator], spread: Tensor | None
+) -> Callable[[Tensor, int], Tensor]:
+    """The mean gradient with the switching noise's variance: that of the torus (g,), or that at the place."""
+
+    def direction(x: Tensor, _: int) -> Tensor:
+        gradients = _gradients(grid, x, n)
+        mean = gradients.mean(-2)
+        if spread is None:
+            variance = composite.noise_variance(gramian(gradients), 2)
+        else:
+            variance = spread.view(-1, 1, 1, 1).expand(mean.shape[:-1])
+        parts = zip(mean, variance, dice, strict=True)
+        return torch.stack([composite.matched_noise(m, v, die) for m, v, die in parts])
+
+    return direction
+
+
+def _baselines(
+    kind: str, landscapes: Sequence[int], layers: Sequence[PerlinField], settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Multi-objective baselines, with the sum and q = 1 on the same coarser grid."""
+    side, samples, rows = settings["cells"], settings["baseline_samples"], []
+    start = start_points(kind, landscapes, settings["starts"], side)
+    most = max(settings["baseline_sizes"])
+    slopes = torch.stack([_dense(kind, field, samples)[1] for field in layers[:most]], 1)
+    for n in settings["baseline_sizes"]:
+        gradients = slopes[:, :n].permute(0, 3, 4, 1, 2)  # (g, N, N, n, 2)
+        matrix = gramian(gradients)
+        arms = dict(BASELINES)
+        orders = [generator("pcgrad", kind, n, landscape) for landscape in landscapes]
+        weights = [weighting(matrix) for weighting in arms.values()]
+        weights.append(torch.stack([composite.pcgrad(g, o) for g, o in zip(matrix, orders, strict=True)]))
+        fields = torch.stack([combine(w, gradients) for w in weights], 1).movedim(-1, 2)
+        runs = _on_grid(fields, start, torch.tensor(settings["rates"]), settings["steps"], side)
+        rows += _rows("baseline", [*arms, "pcgrad"], landscapes, n, settings, runs, side)
+    return rows
+
+
+def _rows(
+    family: str,
+    arms: Sequence[str],
+    landscapes: Sequence[int],
+    n: int,
+    settings: Mapping[str, Any],
+    runs: Runs,
+    side: int,
+    held: Tensor | None = None,
+    correlation: Tensor | None = None,
+    cost: int | None = None,
+) -> list[dict[str, Any]]:
+    """Counts of runs by outcome for each landscape, arm and rate.
+
+    evaluations: gradients of single layers that one run cost; obnoxious: runs at rest that one member holds back (power
+    family only); exponent: of the mean squared displacement; correlation: of the sum's value with the distance to the
+    goal over the torus.
+    """
+    offset = (runs.end + side / 2).remainder(side) - side / 2
+    outcome = classify(runs.window, offset.norm(dim=-1) < RADIUS)
+    rows = []
+    for i, landscape in enumerate(landscapes):
+        for j, arm in enumerate(arms):
+            for k, rate in enumerate(settings["rates"]):
+                here = outcome[i, j, k]
+                stuck = here == Outcome.STUCK
+                rows.append(
+                    {"family": family, "landscape": landscape, "n": n, "arm": arm, "rate": rate, "runs": len(here)}
+                    | {kind.name.lower(): int((here == kind).sum()) for kind in Outcome}
+                    | {
+                        "obnoxious": float("nan") if held is None else float((held[i, j, k] & stuck).sum()),
+                        "evaluations": settings["steps"] * (n if cost is None else cost),
+                        "exponent": float(displacement_exponent(runs.trace[:, i, j, k])),
+                        "correlation": float("nan") if correlation is None else float(correlation[i]),
+                    }
+                )
+    return rows
+
+
+# --- more dimensions ------------------------------------------------------------------------------------------------
+
+DEPTH = 3.0  # of the common minimum, in standard deviations of the field
+DISTANCE = 2.5  # of the starts from it, in correlation lengths
+HIGH_RATES = (0.1,)
+HIGH_ARMS = {"sum": 0.0, "q=1": 1.0, "q=4": 4.0, "max": inf}
+WAVES = 192
+
+
+def high_dimensional(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows (dim, landscape, n, arm, runs, success, evaluations) in Gaussian fields conditioned on a minimum at 0.
+
+    Starts lie uniformly on a sphere of radius 2.5 lengths. RMS(v) is that of the field far away, from the starts.
+    """
+    rows = []
+    landscapes, starts, steps = (settings[key] for key in ("landscapes", "starts", "steps"))
+    for dim in settings["dims"]:
+        dice = [generator("sphere", dim, i) for i in range(landscapes)]
+        start = torch.stack([torch.randn(starts, dim, generator=die) for die in dice])
+        start = DISTANCE * start / start.norm(dim=-1, keepdim=True)
+        for n in progress(settings["team_sizes"], f"descents in {dim} dimensions"):
+            numbers = [[1000 * i + number for number in range(n)] for i in range(landscapes)]
+            field = GaussianField.features("perlin", "high", dim, layers=numbers, dim=dim, waves=WAVES)
+            field = field.with_minimum(DEPTH)
+
+            def gradients(x: Tensor, field: GaussianField = field) -> Tensor:
+                flat = x.flatten(1, -2)  # (g, points, d)
+                slope = field.at(flat.mT[:, None])[1]  # (g, n, d, points)
+                return slope.permute(0, 3, 1, 2).unflatten(1, x.shape[1:-1])
+
+            def direction(x: Tensor, _: int, gradients: Callable = gradients) -> Tensor:
+                g = gradients(x)
+                powers = enumerate(HIGH_ARMS.values())
+                return combine(torch.stack([PowerWeighting(q)(gramian(g[:, i])) for i, q in powers], 1), g)
+
+            first = start[:, None, None].expand(-1, len(HIGH_ARMS), 1, -1, -1)
+            rms = direction(first, 0).square().sum(-1).mean((-2, -1)).sqrt()
+            runs = descend(direction, start, torch.tensor(HIGH_RATES), rms, steps)
+            arrived = runs.end.norm(dim=-1) < RADIUS
+            for i in range(landscapes):
+                for j, arm in enumerate(HIGH_ARMS):
+                    rows.append(
+                        {"dim": dim, "landscape": i, "n": n, "arm": arm, "runs": starts}
+                        | {"success": int(arrived[i, j, 0].sum()), "evaluations": steps * n}
+                    )
+    return rows

@@ -1,0 +1,57 @@
+"""Which tables the study computes, from its section of the config: one job a part."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lossatlas.errors import LossAtlasError
+
+WHITE = (  # dimension, neighbours, distribution of the site values
+    (1, "moore", "normal"),
+    (2, "moore", "normal"),
+    (2, "moore", "uniform"),
+    (2, "moore", "exponential"),
+    (2, "von_neumann", "normal"),
+    (3, "moore", "normal"),
+    (3, "von_neumann", "normal"),
+)
+
+
+def counts(perlin: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the tables of common minima."""
+    keys = ("white_fields", "white_sites", "coincidence_fields", "coincidence_side", "bowl_fields")
+    return {key: perlin[key] for key in keys}
+
+
+def densities(perlin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{kind of field: settings} of the density tables. Raises `LossAtlasError` for team sizes without 1."""
+    sizes = sorted(perlin["team_sizes"])
+    if sizes[0] != 1:
+        raise LossAtlasError("perlin.team_sizes must hold 1, since densities are given relative to one layer")
+    if any(len(field["samples"]) != 2 or field["samples"][0] >= field["samples"][1] for field in perlin["fields"]):
+        raise LossAtlasError("perlin.fields: samples must be two grids, the coarser first, to extrapolate from")
+    shared = {"landscapes": perlin["landscapes"], "team_sizes": sizes}
+    return {field["name"]: {**shared, "side": field["side"], "samples": field["samples"]} for field in perlin["fields"]}
+
+
+def smoothness(perlin: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the smoothness table and the gallery."""
+    keys = ("cells", "gallery_size", "persistence")
+    sizes = sorted(perlin["descent_sizes"])
+    return {"landscapes": perlin["smoothness_landscapes"], "team_sizes": sizes, **{key: perlin[key] for key in keys}}
+
+
+def descents(perlin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{kind of landscape: settings} of the descents; `high` is the one in more dimensions.
+
+    Raises `LossAtlasError` where landscapes are too few to choose a step size on one half and judge it on the other.
+    """
+    if perlin["landscapes"] < 2:
+        raise LossAtlasError(
+            "perlin.landscapes must be 2 or more: step sizes are tuned on one half, judged on the other"
+        )
+    keys = ("cells", "samples", "starts", "steps", "rates", "control_landscapes", "control_sizes")
+    more = ("landscapes", "baseline_landscapes", "baseline_sizes", "baseline_samples", "chunk")
+    shared = {key: perlin[key] for key in (*keys, *more)} | {"team_sizes": sorted(perlin["descent_sizes"])}
+    high = {"dims": perlin["high_dims"], "team_sizes": sorted(perlin["high_sizes"])}
+    high |= {"landscapes": perlin["high_landscapes"], "starts": perlin["high_starts"], "steps": perlin["high_steps"]}
+    return dict.fromkeys(perlin["kinds"], shared) | {"high": high}

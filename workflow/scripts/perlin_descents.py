@@ -1,0 +1,12 @@
+from lossatlas import job
+
+with job.start(snakemake):
+    from lossatlas import artifacts
+    from lossatlas.studies.perlin import descents
+
+    artifacts.save_table(
+        snakemake.output[0],
+        descents.measure(snakemake.wildcards.kind, snakemake.params.settings),
+        parameters={"settings": snakemake.params.settings},
+        code=snakemake.params.code,
+    )
