@@ -17,12 +17,11 @@ configfile: "config/default.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/mli.smk"
+include: "workflow/rules/autoneb.smk"
 include: "workflow/rules/evolution.smk"
 include: "workflow/rules/evolution_meta.smk"
 include: "workflow/rules/evolution_measurements.smk"
 include: "workflow/rules/perlin.smk"
-include: "workflow/rules/autoneb.smk"
-include: "workflow/rules/composite.smk"
 include: "workflow/rules/claims.smk"
 
 

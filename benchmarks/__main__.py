@@ -6,14 +6,10 @@ import sys
 
 import torch
 
-from benchmarks import band, ensemble, perlin, sweep
+from benchmarks import band, ensemble, evolution, perlin, sweep
 from benchmarks.measure import HEADER
 
-ALL = {"sweep": sweep, "ensemble": ensemble, "band": band, "perlin": perlin}
-from benchmarks import ensemble, evolution, sweep
-from benchmarks.measure import HEADER
-
-ALL = {"sweep": sweep, "ensemble": ensemble, "evolution": evolution}
+ALL = {"sweep": sweep, "ensemble": ensemble, "band": band, "evolution": evolution, "perlin": perlin}
 
 
 def main() -> None:
