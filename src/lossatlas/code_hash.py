@@ -30,22 +30,27 @@ def code(*modules: str) -> str:
 def covered(*modules: str) -> list[str]:
     """The sorted names of the modules that `code(*modules)` reads.
 
-    Import statements are followed wherever they stand, also in functions; `importlib.import_module` is not.
+    Import statements are followed wherever they stand, also in functions; `importlib.import_module` is not. The file
+    of a parent package counts, but what it imports only if something is imported from the package itself: that a
+    package shows its modules together does not make them depend on each other.
     Raises `LossAtlasError` for a module that does not exist.
     """
     for name in modules:
         if _source(name) is None:
             raise LossAtlasError(f"code hash: there is no module {name}; correct the name in the rule's params")
-    found: set[str] = set()
+    followed: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or _source(name) is None:
-            continue
-        found.add(name)
-        package, _, _ = name.rpartition(".")
-        waiting += [package, *_imports(name)] if package else _imports(name)
-    return sorted(found)
+        if name not in followed and _source(name) is not None:
+            followed.add(name)
+            waiting += _imports(name)
+    return sorted(followed | {parent for name in followed for parent in _parents(name)})
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def canonical(node: Any) -> Any:
@@ -91,8 +96,10 @@ def _imports(name: str) -> Iterator[str]:
             base = package.split(".")[: len(package.split(".")) - level + 1]
             module = ".".join([*base, module]) if module else ".".join(base)
         if module.partition(".")[0] == root:
-            yield module
-            yield from (f"{module}.{attribute}" for attribute in names)
+            submodules = [f"{module}.{name}" for name in names if _source(f"{module}.{name}") is not None]
+            yield from submodules
+            if len(submodules) < len(names) or not names:
+                yield module
 
 
 def _source(name: str) -> Path | None:

@@ -111,6 +111,29 @@ def test_the_files_of_parent_packages_count(package):
     assert covered(f"{name}.deep.leaf") == [name, f"{name}.deep", f"{name}.deep.leaf"]
 
 
+@pytest.mark.parametrize(
+    ("user", "depends"),
+    [
+        ("from PKG.shapes.disc import area", False),
+        ("from PKG.shapes import disc", False),
+        ("from PKG.shapes import side", True),
+        ("from PKG.shapes import disc, side", True),
+        ("import PKG.shapes", True),
+    ],
+)
+def test_a_package_that_shows_its_modules_together_does_not_tie_them_to_each_other(package, user, depends):
+    files = {
+        "shapes/__init__.py": "from PKG.shapes.disc import area\nfrom PKG.shapes.square import side",
+        "shapes/disc.py": "def area(): return 3",
+        "shapes/square.py": "def side(): return 1",
+        "user.py": user,
+    }
+    name = package(files)
+    before = code(f"{name}.user")
+    package({**files, "shapes/square.py": "def side(): return 2"}, name)
+    assert (code(f"{name}.user") != before) == depends
+
+
 def test_circular_imports_end(package):
     name = package({"a.py": "import PKG.b", "b.py": "from . import a"})
     assert covered(f"{name}.a") == covered(f"{name}.b") == [name, f"{name}.a", f"{name}.b"]
