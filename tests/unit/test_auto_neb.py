@@ -110,6 +110,11 @@ def test_the_published_schedule_costs_what_its_source_says():
     assert pivots == 31
 
 
+def test_the_default_schedule_takes_less_than_a_tenth_of_the_published_sample_gradients():
+    published, cheap = (schedule.pivot_gradients() * schedule.batch_size for schedule in (eb.PUBLISHED, eb.CHEAP))
+    assert cheap < published / 10
+
+
 def test_a_scaled_schedule_keeps_its_cycles():
     eighth = eb.PUBLISHED.scaled(1 / 8)
     assert sum(cycle.steps for cycle in eighth.cycles) == 2000
@@ -404,7 +409,9 @@ def test_connect_joins_any_two_modules_and_leaves_them_alone():
         torch.testing.assert_close(same.losses, found.losses, rtol=1e-4, atol=1e-5)  # float32, other kernels
 
 
-def test_connect_has_a_default_that_fits_few_rows():
+def test_connect_has_a_default_that_fits_few_rows(monkeypatch):
+    assert eb.CHEAP.batch_size > 40
+    monkeypatch.setattr("lossatlas.elastic_band.networks.CHEAP", eb.CHEAP.scaled(0.02))
     net_a, net_b, data = two_networks()
     found = lossatlas.connect(net_a, net_b, "cross_entropy", data)
     assert found.saddle <= found.history[0].saddle

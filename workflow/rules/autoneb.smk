@@ -229,3 +229,131 @@ rule autoneb_measurements:
         "measure the claims of autoneb"
     script:
         "../scripts/autoneb_measurements.py"
+
+
+rule figure_autoneb_cycles:
+    """Figure: loss along one path after each cycle, and on other methods' paths (Draxler et al. 2018, Fig. 4)."""
+    input:
+        f"{AUTONEB_FOLDER}/arms/budget.npz",
+    output:
+        report(
+            f"results/{tier}/figures/autoneb_cycles.png",
+            caption="../report/autoneb_cycles.rst",
+            category="autoneb",
+        ),
+        f"results/{tier}/figures/autoneb_cycles.svg",
+    log:
+        f"logs/{tier}/figure_autoneb_cycles.log",
+    threads: 1
+    params:
+        code=code("lossatlas.figures.autoneb", "lossatlas.tables"),
+    message:
+        "draw autoneb_cycles"
+    script:
+        "../scripts/figure_autoneb_cycles.py"
+
+
+rule figure_autoneb_levels:
+    """Figure: minima, saddles and test level against width and depth (Draxler et al. 2018, Fig. 5)."""
+    input:
+        f"{AUTONEB_FOLDER}/networks.csv",
+    output:
+        report(
+            f"results/{tier}/figures/autoneb_levels.png",
+            caption="../report/autoneb_levels.rst",
+            category="autoneb",
+        ),
+        f"results/{tier}/figures/autoneb_levels.svg",
+    log:
+        f"logs/{tier}/figure_autoneb_levels.log",
+    threads: 1
+    params:
+        code=code("lossatlas.figures.autoneb", "lossatlas.tables"),
+    message:
+        "draw autoneb_levels"
+    script:
+        "../scripts/figure_autoneb_levels.py"
+
+
+rule figure_autoneb_tree:
+    """Figure: disconnectivity graph, anytime curve of the spanning tree, and replacement bands."""
+    input:
+        bands=AUTONEB_TABLES["tree"],
+        anytime=f"{AUTONEB_FOLDER}/anytime.csv",
+    output:
+        report(
+            f"results/{tier}/figures/autoneb_tree.png",
+            caption="../report/autoneb_tree.rst",
+            category="autoneb",
+        ),
+        f"results/{tier}/figures/autoneb_tree.svg",
+    log:
+        f"logs/{tier}/figure_autoneb_tree.log",
+    threads: 1
+    params:
+        code=code("lossatlas.figures.autoneb", "lossatlas.tables"),
+    message:
+        "draw autoneb_tree"
+    script:
+        "../scripts/figure_autoneb_tree.py"
+
+
+rule figure_autoneb_length:
+    """Figure: length of the path over the straight distance of its ends (Draxler et al. 2018, Fig. 7)."""
+    input:
+        levels=AUTONEB_TABLES["levels"],
+        arms=f"{AUTONEB_FOLDER}/arms/budget.csv",
+    output:
+        report(
+            f"results/{tier}/figures/autoneb_length.png",
+            caption="../report/autoneb_length.rst",
+            category="autoneb",
+        ),
+        f"results/{tier}/figures/autoneb_length.svg",
+    log:
+        f"logs/{tier}/figure_autoneb_length.log",
+    threads: 1
+    params:
+        networks=autoneb_plan.labels(config["autoneb"]),
+        code=code("lossatlas.figures.autoneb", "lossatlas.tables"),
+    message:
+        "draw autoneb_length"
+    script:
+        "../scripts/figure_autoneb_length.py"
+
+
+rule figure_autoneb_budget:
+    """Figure: every method for equal sample gradients, and the published schedule against ours."""
+    input:
+        arms=expand(
+            f"{AUTONEB_FOLDER}/arms/{{family}}.csv", family=["budget", "placebos"]
+        ),
+        methods=f"{AUTONEB_FOLDER}/methods.csv",
+        cycles=f"{AUTONEB_FOLDER}/arms/published.cycles.csv",
+    output:
+        report(
+            f"results/{tier}/figures/autoneb_budget.png",
+            caption="../report/autoneb_budget.rst",
+            category="autoneb",
+        ),
+        f"results/{tier}/figures/autoneb_budget.svg",
+    log:
+        f"logs/{tier}/figure_autoneb_budget.log",
+    threads: 1
+    params:
+        code=code("lossatlas.figures.autoneb", "lossatlas.tables"),
+    message:
+        "draw autoneb_budget"
+    script:
+        "../scripts/figure_autoneb_budget.py"
+
+
+rule study_autoneb:
+    """Study: elastic bands and mode connectivity, its figures and its measurements."""
+    input:
+        f"{AUTONEB_FOLDER}/measurements.csv",
+        expand(
+            "results/{tier}/figures/autoneb_{name}.png",
+            tier=tier,
+            name=["cycles", "levels", "tree", "length", "budget"],
+        ),

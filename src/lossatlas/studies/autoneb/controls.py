@@ -28,7 +28,7 @@ RESCALING = 3.0
 COPY_DEPTHS, COPY_WIDTH, COPY_ROWS = (1, 2, 3), 32, 64  # perceptrons whose known permutation is to be recovered
 XOR_SPREAD = 0.2  # of the clouds at the corners (±1, ±1)
 XOR_ROWS, XOR_TEST_ROWS = 500, 100
-XOR_CANDIDATES = 40  # networks trained for each width; those that solve the task are used, in their order
+XOR_CANDIDATES = 24  # networks trained for each width; those that solve the task are used, in their order
 XOR_SOLVED = 0.05  # mean loss
 ALONG = 9  # points of a path along which only a scale changes
 

@@ -60,8 +60,6 @@ def measure(tables: Tables) -> dict[str, Interval]:
 
 # --- tables for figures and readers -----------------------------------------------------------------------------------
 
-LEVELS = ("train_loss_start", "train_loss_saddle", "test_loss_start", "test_loss_saddle", "test_error_saddle")
-
 
 def networks_table(tables: Tables) -> pd.DataFrame:
     """By network and arm: barriers and levels, means over pairs with Student's limits."""
@@ -251,42 +249,46 @@ def slope_difference(tables: Tables) -> Found:
     return _t(depth - width) if len(width) == len(depth) else None
 
 
-def _q(cell: pd.DataFrame) -> float:
-    train, test = ((cell[f"{rows}_loss_start"] + cell[f"{rows}_loss_end"]).mean() / 2 for rows in ("train", "test"))
-    return float((cell["train_loss_saddle"].mean() - train) / (test - train))
+_Q_COLUMNS = ("train_loss_start", "train_loss_end", "test_loss_start", "test_loss_end", "train_loss_saddle")
+
+
+def _q(columns: Mapping[str, np.ndarray], chosen: np.ndarray | slice = slice(None)) -> float:
+    """(saddle - minima's training loss) / (minima's test loss - their training loss), of means over the chosen rows."""
+    a, b, c, d, saddle = (columns[name][chosen].mean() for name in _Q_COLUMNS)
+    train, test = (a + b) / 2, (c + d) / 2
+    return float((saddle - train) / (test - train))
+
+
+def _depths(tables: Tables) -> dict[str, np.ndarray]:
+    """Columns of the bands of the perceptrons that differ in depth alone."""
+    rows = family_of(tables.levels, "depth")
+    rows = rows[rows["arm"] == "autoneb"]
+    return {name: rows[name].to_numpy() for name in (*_Q_COLUMNS, "depth")}
 
 
 def _level(which: Callable) -> Callable[[Tables], Found]:
     """q of the shallowest (min) or the deepest (max) perceptron, bootstrapped over pairs."""
 
     def level(tables: Tables) -> Found:
-        rows = family_of(tables.levels, "depth")
-        rows = rows[rows["arm"] == "autoneb"]
-        if rows.empty:
+        columns = _depths(tables)
+        if not len(columns["depth"]):
             return None
-        rows = rows[rows["depth"] == which(rows["depth"])]
-        columns = {name: rows[name].to_numpy() for name in _Q_COLUMNS}
-        return statistics.bootstrap(lambda draw: _q(pd.DataFrame(draw)), columns, _rng("level"))
+        chosen = columns["depth"] == which(columns["depth"])
+        return statistics.bootstrap(_q, {name: value[chosen] for name, value in columns.items()}, _rng("level"))
 
     return level
 
 
-_Q_COLUMNS = ("train_loss_start", "train_loss_end", "test_loss_start", "test_loss_end", "train_loss_saddle")
-
-
 def level_trend(tables: Tables) -> Found:
-    rows = family_of(tables.levels, "depth")
-    rows = rows[rows["arm"] == "autoneb"]
-    if rows["depth"].nunique() < 2:
+    columns = _depths(tables)
+    if len(set(columns["depth"])) < 2:
         return None
-    ends = rows[rows["depth"].isin([rows["depth"].min(), rows["depth"].max()])]
+    low, high = columns["depth"].min(), columns["depth"].max()
 
     def difference(draw: Mapping[str, np.ndarray]) -> float:
-        frame = pd.DataFrame(draw)
-        return _q(frame[frame["depth"] == frame["depth"].min()]) - _q(frame[frame["depth"] == frame["depth"].max()])
+        return _q(draw, draw["depth"] == low) - _q(draw, draw["depth"] == high)
 
-    columns = {name: ends[name].to_numpy() for name in (*_Q_COLUMNS, "depth")}
-    return statistics.bootstrap(difference, columns, _rng("level-trend"), strata=list(ends["depth"]))
+    return statistics.bootstrap(difference, columns, _rng("level-trend"), strata=columns["depth"].tolist())
 
 
 # --- levels -----------------------------------------------------------------------------------------------------------
@@ -482,14 +484,8 @@ def local_meps(tables: Tables) -> Found:
     for n, rows in _groups(tables, ["straight"]):
         saddles = lowest(rows)
         triples = [t for t in combinations(range(n), 3) if all(p in saddles for p in combinations(t, 2))]
-        worse = []
-        for triple in triples:
-            heights = sorted(saddles[pair] for pair in combinations(triple, 2))
-            worse += [
-                heights[2] > heights[1],
-                False,
-                False,
-            ]  # of the three edges only the highest can exceed both others
+        heights = [sorted(saddles[pair] for pair in combinations(triple, 2)) for triple in triples]
+        worse = [highest > LOCAL * second for _, second, highest in heights]  # only the highest can exceed both others
         if triples:
             shares.append(np.mean(worse))
     return statistics.clustered_mean(shares, range(len(shares)), (0.0, 1.0)) if shares else None

@@ -64,19 +64,24 @@ def final_pivots(base: Schedule, start: int = 2) -> int:
 
 def cost_limit(base: Schedule, rows: int, start: int = 2) -> float:
     """The most sample gradients that a schedule takes from a path of `start` pivots, its looks included."""
-    pivots, total = start, base.look_points(start) * rows / 3
+    return sum(_cost_limits(base, rows, start))
+
+
+def _cost_limits(base: Schedule, rows: int, start: int) -> tuple[float, float]:
+    """Those of the steps, and those of the looks."""
+    pivots, steps, looks = start, 0.0, base.look_points(start) * rows / 3
     for cycle in base.cycles:
         pivots = cycle.pivots(pivots)
-        step = (pivots - 2 + 2 / 3) * (base.batch_size or rows)  # the losses of both ends without a gradient
-        total += cycle.steps * step + base.look_points(pivots) * rows / 3
-    return total
+        # the losses of both ends are had without a gradient
+        steps += cycle.steps * (pivots - 2 + 2 / 3) * (base.batch_size or rows)
+        looks += base.look_points(pivots) * rows / 3
+    return steps, looks
 
 
 def fitted(base: Schedule, rows: int, budget: float, start: int = 2) -> Schedule:
     """The schedule with as many steps, in the same proportions, as the budget of sample gradients pays for."""
-    looks = cost_limit(base.scaled(0), rows, start)
-    factor = (budget - looks) / (cost_limit(base, rows, start) - looks)
-    return base.scaled(max(0.0, factor))
+    steps, looks = _cost_limits(base, rows, start)
+    return base.scaled(max(0.0, (budget - looks) / steps))
 
 
 def polyline_profile(problems: Problems, pivots: Tensor, gap_points: int = GAP_POINTS) -> barriers.Profile:

@@ -39,6 +39,17 @@ def ensemble(network: str) -> str:
     return f"autoneb-{network}"
 
 
+def labels(autoneb: Mapping[str, Any]) -> dict[str, str]:
+    """{ensemble: how a figure names it}, in the order of the config."""
+    found = {}
+    for network in autoneb["networks"]:
+        norm = ", BatchNorm" if network["batch_norm"] and network["architecture"] != "resnet" else ""
+        shape = "-".join(map(str, network["hidden"]))
+        kind = {"mlp": "", "cnn": "CNN ", "resnet": "ResNet "}[network["architecture"]]
+        found[ensemble(network["name"])] = f"{network['data']} {kind}{shape}{norm}"
+    return found
+
+
 def bands(autoneb: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{ensemble: how its bands are run and reported} of every network."""
     own = ("bands", "band_batch", "band_steps", "gap_points")

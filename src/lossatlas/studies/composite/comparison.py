@@ -142,9 +142,7 @@ def looks(found: Composition) -> dict[str, Tensor]:
     cosine = found.gramians / (norms[..., None] * norms[..., None, :]).clamp_min(1e-30)
     # the value needs every step, and weights of one scale: those that sum to 1
     whole = found.weights.abs()
-    value = telescoped.values(
-        found.losses.double(), (whole / whole.sum(-1, keepdim=True).clamp_min(1e-30)).double()
-    )
+    value = telescoped.values(found.losses.double(), (whole / whole.sum(-1, keepdim=True).clamp_min(1e-30)).double())
     reweighting = value.reweighting.cumsum(0)
     columns = torch.stack([value.weighted, value.right, value.left, value.middle, reweighting], -1)
     return {

@@ -278,5 +278,7 @@ def measure(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str
             read = READ_OFF.get(name, (np.nan,) * 3)[i]
             add("cagrad x1", name, i, x1, np.nan if read is None else read)
             add("cagrad x2", name, i, x2, np.nan)
-    team = {f"team q={q:g} n={n}": team_paths(n, q, STEEPNESS, 0.02, 400)[0].numpy() for q in (0.0, 1.0) for n in (3, 4)}
+    team = {
+        f"team q={q:g} n={n}": team_paths(n, q, STEEPNESS, 0.02, 400)[0].numpy() for q in (0.0, 1.0) for n in (3, 4)
+    }
     return rows, {"cagrad": paths, "sliding": chatter.numpy(), **team}
