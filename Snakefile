@@ -17,6 +17,7 @@ configfile: "config/default.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/mli.smk"
+include: "workflow/rules/teleport.smk"
 include: "workflow/rules/claims.smk"
 
 
