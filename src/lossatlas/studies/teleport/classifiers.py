@@ -209,7 +209,7 @@ OPTIMISERS = {  # share of the common base rate, epoch of the teleports
 
 def optimizers(settings: Mapping[str, Any], data_set: data.DataSet) -> tuple[dict[str, list], dict[str, Tensor]]:
     """One row a run of each optimiser and arm, and mean minibatch losses (members, epochs) by `optimizer/arm`."""
-    train, held_out = problems(data_set, settings["hidden"])
+    train, held_out = problems(data_set, settings["hidden"], settings["rows"])
     seeds = list(range(settings["seeds"]))
     rows, curves = [], {}
     names = ("none", "reset", "scaling-corner", "scaling-transport", "scaling-random", "scaling-best", "gl-ascent",

@@ -112,7 +112,7 @@ def _teleported(arm, about, group, theta, name, seeds, epoch) -> tuple[Tensor, f
     if arm == "exact":
         return group.act(theta, group.argmax(theta)), 32.0  # samples of the gradient on the orbit
     if arm == "level_set":
-        found = level_set.ascend(about.problem, theta, step=0.1, iterations=300)
+        found = level_set.ascend(about.problem, theta, step=0.1, iterations=100)
         return found.theta, found.gradients + HESSIAN_VECTOR * found.products
     draws = []
     for s in seeds:
