@@ -22,6 +22,7 @@ include: "workflow/rules/evolution.smk"
 include: "workflow/rules/evolution_meta.smk"
 include: "workflow/rules/evolution_measurements.smk"
 include: "workflow/rules/perlin.smk"
+include: "workflow/rules/teleport.smk"
 include: "workflow/rules/claims.smk"
 
 

@@ -10,6 +10,9 @@ from benchmarks import band, ensemble, evolution, perlin, sweep
 from benchmarks.measure import HEADER
 
 ALL = {"sweep": sweep, "ensemble": ensemble, "band": band, "evolution": evolution, "perlin": perlin}
+from benchmarks import ensemble, sweep, teleport
+
+ALL = {"sweep": sweep, "ensemble": ensemble, "teleport": teleport}
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """GL(n) on adjacent layers of a perceptron, exact on a batch (Zhao et al. 2022, arXiv 2205.10637, equation 8)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -112,26 +113,32 @@ class GeneralLinear:
             pass
         return symmetry.joined(self.problem.layout, params)
 
-    def _sweep(self, params: dict[str, Tensor], element: Matrices | None) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def _sweep(self, params: dict[str, Tensor], element: Matrices | None) -> Iterator[tuple[int, "Inputs", Tensor]]:
         """(hidden layer, its inputs h, its pre-activations z) from the first on; `params` change on the way."""
-        k = len(next(iter(params.values())))
-        x = self.problem.x.flatten(2) if self.problem.own_rows else self.problem.x.flatten(1)[None]
-        h = x.mT.to(params[f"{self.layers[0][0]}.weight"])
+        first = params[f"{self.layers[0][0]}.weight"]
+        h, factor = (t.to(first) for t in self._inputs)
         elements = {} if element is None else dict(zip(self.indices, zip(*element, strict=True), strict=True))
         for i, ((name, consumer), leak) in enumerate(zip(self.layers, leaks(self.problem, True), strict=True)):
             weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
             shift = 0 if bias is None else bias[..., None]
             z = weight @ h + shift
-            yield i, h.expand(k, -1, -1), z
+            yield i, Inputs(h, factor), z
             if i in elements:
                 g, inverse = (m.to(z) for m in elements[i])
                 new = invert(g @ leaky(z, leak), leak)
+                inputs = Inputs(h, factor)
                 params[f"{name}.weight"] = (
-                    times_pinv(new - shift, h) if self.projected else weight + times_pinv(new - z, h)
+                    times_pinv(new - shift, inputs) if self.projected else weight + times_pinv(new - z, inputs)
                 )
                 params[f"{consumer}.weight"] = params[f"{consumer}.weight"] @ inverse
                 z = new if h.shape[-2] >= h.shape[-1] else params[f"{name}.weight"] @ h + shift
-            h = leaky(z, leak)
+            h, factor = leaky(z, leak), None
+
+    @cached_property
+    def _inputs(self) -> tuple[Tensor, Tensor]:
+        """The batch as columns (1 or k, d, b), with its Gram matrix factorised once."""
+        x = self.problem.x.flatten(2) if self.problem.own_rows else self.problem.x.flatten(1)[None]
+        return x.mT, gram_factor(x.mT)
 
     def direction(self, theta: Tensor, q: Tensor) -> list[Tensor]:
         """d(½ ||grad L||²)/dT_m at T = 0, (k, n, n) for each pair, from q = (Hessian) (gradient) (k, P): no pinv graph.
@@ -140,10 +147,10 @@ class GeneralLinear:
         """
         params, bent = dict(self.problem.layout.split(theta)), self.problem.layout.split(q)
         slopes, found = leaks(self.problem, True), []
-        for i, h, z in self._sweep(params, None):
+        for i, inputs, z in self._sweep(params, None):
             if i in self.indices:
                 name, consumer = self.layers[i]
-                rows = pinv_times(h, bent[f"{name}.weight"].mT).mT
+                rows = pinv_times(inputs, bent[f"{name}.weight"].mT).mT
                 slope = torch.where(z > 0, torch.ones_like(z), slopes[i])
                 found.append(
                     (rows / slope) @ leaky(z, slopes[i]).mT
@@ -154,9 +161,10 @@ class GeneralLinear:
     def condition(self, theta: Tensor) -> Tensor:
         """The worst condition number (k,) of the inputs h of the layers that are corrected."""
         worst = theta.new_ones(len(theta))
-        for i, h, _ in self._sweep(dict(self.problem.layout.split(theta)), None):
+        for i, inputs, _ in self._sweep(dict(self.problem.layout.split(theta)), None):
             if i in self.indices:
-                values = torch.linalg.svdvals(h)
+                h = inputs.h
+                values = torch.linalg.svdvals(torch.where(h.isfinite().all(-1).all(-1)[:, None, None], h, 0))
                 worst = torch.maximum(worst, values[..., 0] / values[..., -1])
         return worst
 
@@ -169,29 +177,56 @@ def invert(y: Tensor, leak: float) -> Tensor:
     return torch.where(y > 0, y, y / leak)
 
 
-def times_pinv(y: Tensor, h: Tensor) -> Tensor:
-    """y h⁺ (k, n, d) for y (k, n, b), h (1 or k, d, b): Cholesky of the smaller Gram matrix, refined once.
+class Inputs(NamedTuple):
+    """Columns h (1 or k, d, b) that a layer sees, and their `gram_factor` if it is there already."""
 
-    NaN for members whose Gram matrix is not positive definite. The refinement (corrected semi-normal equations) brings
-    the residual back to rounding while the condition number of h is below about 1e7 in float64.
+    h: Tensor
+    factor: Tensor | None = None
+
+    def gram(self) -> Tensor:
+        return gram_factor(self.h) if self.factor is None else self.factor
+
+
+def times_pinv(y: Tensor, inputs: Inputs) -> Tensor:
+    """y h⁺ (k, n, d) for y (k, n, b), from the Cholesky factor of h's smaller Gram matrix, refined once.
+
+    Where that is not positive definite by singular values. The refinement (corrected semi-normal equations) brings the
+    residual back to rounding while the condition number of h is below about 1e7 in float64.
     """
-    tall = h.shape[-2] >= h.shape[-1]
-    factor = gram_factor(h)
-    if not tall:
-        return torch.cholesky_solve((y @ h.mT).mT, factor).mT
-    first = torch.cholesky_solve(y.mT, factor).mT @ h.mT
-    return first + torch.cholesky_solve((y - first @ h).mT, factor).mT @ h.mT
+    h, factor = inputs.h, _for_members(inputs.gram(), y)
+    if h.shape[-2] < h.shape[-1]:
+        return _or_by_svd(torch.cholesky_solve((y @ h.mT).mT, factor).mT, h, factor, lambda p: y @ p)
+    weights = torch.cholesky_solve(y.mT, factor).mT
+    residual = y - (weights @ h.mT) @ h
+    found = (weights + torch.cholesky_solve(residual.mT, factor).mT) @ h.mT
+    return _or_by_svd(found, h, factor, lambda p: y @ p)
 
 
-def pinv_times(h: Tensor, y: Tensor) -> Tensor:
-    """h⁺ y (k, b, n) for h (k, d, b), y (k, d, n)."""
-    factor = gram_factor(h)
-    if h.shape[-2] >= h.shape[-1]:
-        return torch.cholesky_solve(h.mT @ y, factor)
-    return h.mT @ torch.cholesky_solve(y, factor)
+def pinv_times(inputs: Inputs, y: Tensor) -> Tensor:
+    """h⁺ y (k, b, n) for y (k, d, n)."""
+    h, factor = inputs.h, _for_members(inputs.gram(), y)
+    wide = h.shape[-2] < h.shape[-1]
+    found = h.mT @ torch.cholesky_solve(y, factor) if wide else torch.cholesky_solve(h.mT @ y, factor)
+    return _or_by_svd(found, h, factor, lambda p: p @ y)
+
+
+def pinv(h: Tensor) -> Tensor:
+    """h⁺ by singular values; NaN for members that are not finite, where the decomposition would raise."""
+    finite = h.isfinite().all(-1).all(-1)[:, None, None]
+    return torch.where(finite, torch.linalg.pinv(torch.where(finite, h, 1.0)), torch.nan)
+
+
+def _or_by_svd(found: Tensor, h: Tensor, factor: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    failed = factor.isnan().any(-1).any(-1)
+    return torch.where(failed[:, None, None], product(pinv(h)), found) if failed.any() else found
 
 
 def gram_factor(h: Tensor) -> Tensor:
+    """The Cholesky factor (k, r, r) of hᵀh or h hᵀ, whichever is smaller; NaN where that is not positive definite."""
     gram = h.mT @ h if h.shape[-2] >= h.shape[-1] else h @ h.mT
     factor, failed = torch.linalg.cholesky_ex(gram)
     return torch.where(failed[..., None, None] > 0, torch.nan, factor)
+
+
+def _for_members(factor: Tensor, y: Tensor) -> Tensor:
+    return factor.expand(len(y), *factor.shape[1:])

@@ -247,22 +247,21 @@ class Ascent:
             return self._on_scaling(problem, theta, group)
         _need(group, GeneralLinear, "ascent")
         length = theta.new_full((len(theta),), self.radius / max(1, self.steps))
-        _, slope = ensemble.gradient(problem, theta)
+        slope, q = bent_gradient(problem, theta)
         elements = []
         for _ in range(self.steps):
-            q = ensemble.hessian_vector(problem, theta, slope)
             tangents = group.direction(theta, q)
             norm = torch.stack([t.square().sum((-2, -1)) for t in tangents]).sum(0).sqrt()
             scale = torch.where(norm > 0, length / norm, 0)
             element = exponential([scale[:, None, None] * t for t in tangents])
             trial = group.act(theta, element)
-            _, slope_trial = ensemble.gradient(problem, trial)
+            slope_trial, q_trial = bent_gradient(problem, trial)
             good = slope_trial.square().sum(-1) > slope.square().sum(-1)
             theta = torch.where(good[:, None], trial, theta)
-            slope = torch.where(good[:, None], slope_trial, slope)
+            slope, q = torch.where(good[:, None], slope_trial, slope), torch.where(good[:, None], q_trial, q)
             elements.append(_chosen(good, element, group.identity(len(theta))))
             length = torch.where(good, length, length / 2)
-        return Move(theta, tuple(elements), 1 + self.steps * (1 + HESSIAN_VECTOR))
+        return Move(theta, tuple(elements), (1 + self.steps) * (1 + HESSIAN_VECTOR))
 
     def _on_scaling(self, problem, theta: Tensor, group: PositiveScaling) -> Move:
         _, gradient = ensemble.gradient(problem, theta)
@@ -294,6 +293,14 @@ class LevelSet:
             problem, theta, step=self.step, iterations=self.iterations, shrink=self.shrink, tolerance=self.tolerance
         )
         return Move(found.theta, (), found.gradients + HESSIAN_VECTOR * found.products)
+
+
+def bent_gradient(problem, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient and q = (Hessian) (gradient), both (k, P), from one graph."""
+    theta = theta.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(problem(theta).sum(), theta, create_graph=True)
+    (q,) = torch.autograd.grad((slope * slope.detach()).sum(), theta)
+    return slope.detach(), q
 
 
 def shifted(theta: Tensor, distance: Tensor, seeds: Sequence[int]) -> Tensor:

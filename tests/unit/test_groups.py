@@ -10,7 +10,7 @@ from torch import nn
 
 from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
-from lossatlas.general_linear import GeneralLinear, exponential, times_pinv
+from lossatlas.general_linear import GeneralLinear, Inputs, exponential, times_pinv
 from lossatlas.groups import Permutation, PositiveScaling
 from lossatlas.plane_rotation import BOOTH, ROSENBROCK, PlaneRotation
 from lossatlas.problems import Booth, Rosenbrock
@@ -291,7 +291,7 @@ def test_the_pseudo_inverse_is_that_of_the_singular_value_decomposition(shape):
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
     y = torch.randn(2, 4, shape[1], generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(times_pinv(y, h), y @ torch.linalg.pinv(h), **SAME)
+    torch.testing.assert_close(times_pinv(y, Inputs(h)), y @ torch.linalg.pinv(h), **SAME)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -95,7 +95,7 @@ def test_ascent_stays_within_its_radius():
     assert (s.norm(dim=-1) <= 1 + 1e-12).all()
     found = teleport(problem, theta, GeneralLinear(problem), Ascent(0.4, steps=4))
     assert len(found.elements) == 4
-    assert found.cost == pytest.approx(1 + 4 * 3 + 1 / 3)
+    assert found.cost == pytest.approx((1 + 4) * 3 + 1 / 3)
     one = teleport(problem, theta, GeneralLinear(problem), Ascent(0.1, steps=1))
     assert (one.distance < found.distance).all()
 

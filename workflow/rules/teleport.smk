@@ -1,0 +1,191 @@
+from lossatlas.studies.teleport import plan as teleport_plan
+
+try:
+    TELEPORT = teleport_plan.experiments(config["teleport"])
+except LossAtlasError as error:
+    raise WorkflowError(str(error)) from None
+STUDIES.append("teleport")
+FIGURES += [
+    f"teleport_{name}"
+    for name in ("trajectories", "loss", "orbit", "leap", "schedules")
+]
+TELEPORT_RUNS_CODE = code("lossatlas.studies.teleport.runs")
+TELEPORT_FIGURE_CODE = code("lossatlas.figures.teleport", "lossatlas.tables")
+
+
+def teleport_files(*experiments):
+    """Tables and arrays of some experiments, all of them if none is named."""
+    return [
+        f"results/{tier}/teleport/runs/{name}.{kind}"
+        for kind in ("csv", "npz")
+        for name in experiments or TELEPORT
+    ]
+
+
+rule teleport_run:
+    output:
+        table=f"results/{tier}/teleport/runs/{{experiment}}.csv",
+        arrays=f"results/{tier}/teleport/runs/{{experiment}}.npz",
+    log:
+        f"logs/{tier}/teleport_run/{{experiment}}.log",
+    wildcard_constraints:
+        experiment="|".join(TELEPORT),
+    threads: 1
+    params:
+        settings=lookup(dpath="{experiment}", within=TELEPORT),
+        code=TELEPORT_RUNS_CODE,
+    message:
+        "teleport: {wildcards.experiment}"
+    script:
+        "../scripts/teleport_run.py"
+
+
+rule teleport_measurements:
+    input:
+        tables=expand(rules.teleport_run.output.table, experiment=TELEPORT),
+        arrays=expand(rules.teleport_run.output.arrays, experiment=TELEPORT),
+        ledger=[path.as_posix() for path in sorted(Path("claims").glob("*.yaml"))],
+    output:
+        measurements=f"results/{tier}/teleport/measurements.csv",
+        table=f"results/{tier}/teleport/arms.csv",
+    log:
+        f"logs/{tier}/teleport_measurements.log",
+    threads: 1
+    params:
+        settings=TELEPORT,
+        runs_code=TELEPORT_RUNS_CODE,
+        code=code(
+            "lossatlas.studies.teleport.measurements",
+            "lossatlas.claims",
+            "lossatlas.tables",
+        ),
+    message:
+        "measure the claims of teleport"
+    script:
+        "../scripts/teleport_measurements.py"
+
+
+rule figure_teleport_trajectories:
+    """Figure: descent on Rosenbrock and Booth with and without teleports (Zhao et al. 2022, Figure 2)."""
+    input:
+        teleport_files("functions"),
+    output:
+        report(
+            f"results/{tier}/figures/teleport_trajectories.png",
+            caption="../report/teleport_trajectories.rst",
+            category="teleport",
+        ),
+        f"results/{tier}/figures/teleport_trajectories.svg",
+    log:
+        f"logs/{tier}/figure_teleport_trajectories.log",
+    threads: 1
+    params:
+        panel="trajectories",
+        code=TELEPORT_FIGURE_CODE,
+    message:
+        "draw teleport_trajectories"
+    script:
+        "../scripts/figure_teleport.py"
+
+
+rule figure_teleport_loss:
+    """Figure: loss of the MLP regression against gradient equivalents, at the published and at tuned rates."""
+    input:
+        teleport_files("regression"),
+    output:
+        report(
+            f"results/{tier}/figures/teleport_loss.png",
+            caption="../report/teleport_loss.rst",
+            category="teleport",
+        ),
+        f"results/{tier}/figures/teleport_loss.svg",
+    log:
+        f"logs/{tier}/figure_teleport_loss.log",
+    threads: 1
+    params:
+        panel="loss",
+        code=TELEPORT_FIGURE_CODE,
+    message:
+        "draw teleport_loss"
+    script:
+        "../scripts/figure_teleport.py"
+
+
+rule figure_teleport_orbit:
+    """Figure: gradient norm against sharpness along orbits, and the tuned full-batch control."""
+    input:
+        teleport_files("control"),
+    output:
+        report(
+            f"results/{tier}/figures/teleport_orbit.png",
+            caption="../report/teleport_orbit.rst",
+            category="teleport",
+        ),
+        f"results/{tier}/figures/teleport_orbit.svg",
+    log:
+        f"logs/{tier}/figure_teleport_orbit.log",
+    threads: 1
+    params:
+        panel="orbit",
+        code=TELEPORT_FIGURE_CODE,
+    message:
+        "draw teleport_orbit"
+    script:
+        "../scripts/figure_teleport.py"
+
+
+rule figure_teleport_leap:
+    """Figure: what the leap of baubels/gradient_teleportation is made of."""
+    input:
+        teleport_files("baubels"),
+    output:
+        report(
+            f"results/{tier}/figures/teleport_leap.png",
+            caption="../report/teleport_leap.rst",
+            category="teleport",
+        ),
+        f"results/{tier}/figures/teleport_leap.svg",
+    log:
+        f"logs/{tier}/figure_teleport_leap.log",
+    threads: 1
+    params:
+        panel="leap",
+        code=TELEPORT_FIGURE_CODE,
+    message:
+        "draw teleport_leap"
+    script:
+        "../scripts/figure_teleport.py"
+
+
+rule figure_teleport_schedules:
+    """Figure: final loss by schedule of the teleports (Zhao et al. 2022, MNIST)."""
+    input:
+        teleport_files("schedules"),
+    output:
+        report(
+            f"results/{tier}/figures/teleport_schedules.png",
+            caption="../report/teleport_schedules.rst",
+            category="teleport",
+        ),
+        f"results/{tier}/figures/teleport_schedules.svg",
+    log:
+        f"logs/{tier}/figure_teleport_schedules.log",
+    threads: 1
+    params:
+        panel="schedules",
+        code=TELEPORT_FIGURE_CODE,
+    message:
+        "draw teleport_schedules"
+    script:
+        "../scripts/figure_teleport.py"
+
+
+rule study_teleport:
+    """Study: symmetry teleportation, its figures and its measurements."""
+    input:
+        f"results/{tier}/teleport/measurements.csv",
+        expand(
+            "results/{tier}/figures/{figure}.png",
+            tier=tier,
+            figure=[name for name in FIGURES if name.startswith("teleport_")],
+        ),
