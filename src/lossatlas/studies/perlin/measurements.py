@@ -553,7 +553,10 @@ def _difference(
         ]
         if not sizes:
             return None
-        parts = [_share(_cell(table, *first, n), rate) - _share(_cell(table, *second, n), rate) for n in sizes]
+        # landscapes that only one of the arms met drop out
+        parts = [
+            (_share(_cell(table, *first, n), rate) - _share(_cell(table, *second, n), rate)).dropna() for n in sizes
+        ]
         return statistics.t_interval(pd.concat(parts, axis=1, join="inner").mean(axis=1), LEVEL)
 
     return difference
@@ -594,7 +597,10 @@ def _modes_drop(column: str) -> Callable[[Tables], Interval | None]:
                 parts.append(pd.DataFrame({n: _share(part, "fixed", column) for n, part in cell.groupby("n")}))
         if not parts:
             return None
-        return _trend(sum(parts) / len(parts))
+        shares = sum(parts) / len(parts)
+        if not shares.to_numpy().any():  # it never happened, so nothing can become rarer
+            return Interval(0.0, nan, nan, len(shares))
+        return _trend(shares)
 
     return trend
 
