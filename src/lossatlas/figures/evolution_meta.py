@@ -78,7 +78,7 @@ def draw_surface(curves: Mapping[str, np.ndarray], explosion: pd.DataFrame) -> F
         left = figure.add_subplot(axes[4, 0].get_gridspec()[4, :half] if half else axes[4, 0].get_gridspec()[4, :])
         right = figure.add_subplot(axes[4, 0].get_gridspec()[4, half:])
         _explosion(left, explosion, "exact_sd", "exact derivative", "a  spread of the exact derivative")
-        _explosion(right, explosion, "smooth_sd", "estimate, 8 pairs", "b  spread of smoothed estimates, σ = 0.1")
+        _explosion(right, explosion, "smooth_sd", "estimate, 8 pairs", "b  spread of smoothed estimates")
         spread = explosion[["exact_sd", "smooth_sd"]].to_numpy()
         for axis in (left, right):  # one scale, since the comparison is the point
             axis.set_ylim(spread[spread > 0].min() / 3, spread.max() * 30)
@@ -110,7 +110,8 @@ def _explosion(axes: Axes, explosion: pd.DataFrame, column: str, label: str, tit
         line = cell.groupby("unroll")[column].median()
         axes.plot(line.index, line, color=colour, marker="o", markersize=3)
         axes.scatter(cell["unroll"], cell[column], s=5, color=colour, alpha=0.5, linewidth=0)
-        style.tag(axes, f" lr {rate:g}", (line.index[-1], line.iloc[-1]), colour, va="center")
+        if column == "exact_sd":  # in the other panel the labels would lie on each other
+            style.tag(axes, f" lr {rate:g}", (line.index[-1], line.iloc[-1]), colour, va="center")
     axes.set(xscale="log", yscale="log", xlabel="inner steps", ylabel=f"standard deviation,\n{label}", title=title)
     axes.set_xlim(None, explosion["unroll"].max() * 1.6)
     ticks = sorted(explosion["unroll"].unique())
