@@ -5,10 +5,8 @@ with job.start(snakemake) as path:
     from lossatlas.checkpoint import Checkpoint
     from lossatlas.studies.evolution import meta
 
-    settings, about = (
-        snakemake.params.settings,
-        {"parameters": {"settings": snakemake.params.settings}, "code": snakemake.params.code},
-    )
+    settings = snakemake.params.settings
+    about = {"parameters": {"settings": settings}, "code": snakemake.params.code}
     seeds, name = settings["seeds"], settings["data"]
     small = data.load(name, snakemake.config["data_dir"], download=snakemake.config["download"])
     large = data.mnist1d(settings["activation_rows"]) if name == "mnist1d" else small

@@ -4,10 +4,8 @@ with job.start(snakemake):
     from lossatlas import artifacts, data
     from lossatlas.studies.evolution import meta_surface
 
-    settings, about = (
-        snakemake.params.settings,
-        {"parameters": {"settings": snakemake.params.settings}, "code": snakemake.params.code},
-    )
+    settings = snakemake.params.settings
+    about = {"parameters": {"settings": settings}, "code": snakemake.params.code}
     data_set = data.load(settings["data"], snakemake.config["data_dir"], download=snakemake.config["download"])
     curves = {name: value.numpy() for name, value in meta_surface.curves(data_set, settings).items()}
     artifacts.save(snakemake.output.curves, curves, **about)

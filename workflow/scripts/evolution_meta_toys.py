@@ -5,10 +5,8 @@ with job.start(snakemake) as path:
     from lossatlas.checkpoint import Checkpoint
     from lossatlas.studies.evolution import meta, meta_checks
 
-    settings, about = (
-        snakemake.params.settings,
-        {"parameters": {"settings": snakemake.params.settings}, "code": snakemake.params.code},
-    )
+    settings = snakemake.params.settings
+    about = {"parameters": {"settings": settings}, "code": snakemake.params.code}
     seeds = settings["seeds"]
     found = meta.in_turn(
         {

@@ -26,6 +26,8 @@ from lossatlas.unrolled import (
     windowed_es,
 )
 
+MOMENTUM = 0.9  # Adam's first beta
+
 
 class Noise:
     """Standard normals (seeds, m, d), one generator a seed, so that another seed moves no other seed's numbers."""
@@ -133,9 +135,7 @@ class Descent:
     nonfinite: Tensor
 
 
-def descend(
-    arm: Arm, start: Tensor, rates: Sequence[float], optimizer: str, updates: int, logs: int, beta1: float = 0.9
-) -> Descent:
+def descend(arm: Arm, start: Tensor, rates: Sequence[float], optimizer: str, updates: int, logs: int) -> Descent:
     """Descend from `start` (seeds, d) at every rate for a number of updates, kept `logs` times and at both ends.
 
     The optimiser (a name of `lossatlas.training.OPTIMIZERS`) steps a displacement of rate 1, which each rate scales.
@@ -144,7 +144,7 @@ def descend(
     rate = torch.tensor(rates, dtype=start.dtype)[:, None, None]
     theta = start.expand(len(rates), *start.shape).clone()
     displacement = torch.zeros_like(theta, requires_grad=True)
-    stepper = OPTIMIZERS[optimizer]([displacement], beta1)
+    stepper = OPTIMIZERS[optimizer]([displacement], MOMENTUM)
     diverged = torch.full(theta.shape[:-1], -1)
     lost = theta.new_zeros(theta.shape[:-1])
     kept = [theta]
