@@ -49,3 +49,19 @@ def test_sides_that_differ_get_no_ratio():
     for other in (curve + 1e-3, curve * torch.nan):
         with pytest.raises(SystemExit, match="far: the two sides differ by"):
             must_agree(curve, other, "far")
+
+
+def test_a_generations_two_evaluators_agree_and_it_steps_as_the_definition_says():
+    from benchmarks import evolution as benchmark
+    from benchmarks.measure import AGREEMENT
+    from lossatlas import ensemble, evolution
+
+    case = benchmark.Case(batch_size=20)
+    noise = evolution.from_table(case.table, 1, case.problem.dim)(0, benchmark.POPULATION // 2)
+    members = evolution.points(case.theta, noise, benchmark.SIGMA, mirrored=True)
+    with torch.no_grad():
+        losses = case.losses_of(members)
+    assert (ensemble.loss(case.problem, members) - losses).abs().max() < AGREEMENT
+    values = evolution.ranks(losses)
+    step = case.theta - benchmark.RATE * evolution.estimate(noise, values, benchmark.SIGMA, True, "ranks")
+    assert (case.ours() - step).abs().max() < AGREEMENT

@@ -61,7 +61,7 @@ def _cosine_against_sigma(axes: Axes, rows: pd.DataFrame) -> None:
             axes.plot(sigma, [theory.es_cosine(count, dim) for count in counts], color=colour, linewidth=0.9)
     axes.axvline(1, **style.THRESHOLD)
     axes.set(xscale="log", xlabel="σ / σ*", ylabel="cosine with the gradient", ylim=(-0.05, None))
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.08), handletextpad=0.2)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.03, 0.1), handletextpad=0.0, fontsize=6.5)
     axes.set_title("a  cosine and law")
 
 
@@ -83,6 +83,7 @@ def _gain(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_yscale("symlog", linthresh=10)
     axes.set_yticks([-10, 0, 10, 100], ["−10", "0", "10", "100"])
     axes.minorticks_off()
+    axes.set_ylim(-30, 1000)
     axes.legend(frameon=False, loc="upper left")
     axes.set_title("b  what choosing gains")
 
@@ -102,7 +103,7 @@ def _memory(axes: Axes, rows: pd.DataFrame) -> None:
         )
         last = cells.iloc[-1]
         style.tag(
-            axes, arm, (last["step"], last["cosine2"] - 0.07 if arm == "past descent" else 0.07), colour, ha="right"
+            axes, arm, (last["step"], last["cosine2"] * (0.72 if arm == "past descent" else 2)), colour, ha="right"
         )
     axes.set(xlabel="step", ylabel="cos²", ylim=(0, None))
     axes.set_title("c  memory of past descent")
@@ -169,10 +170,10 @@ def _quadratic(axes: Axes, rows: pd.DataFrame) -> None:
 def _rastrigin(axes: Axes, rows: pd.DataFrame) -> None:
     for arm, (label, colour) in RASTRIGIN.items():
         cells = rows[rows["arm"] == arm].groupby("evaluations")["loss"].agg(["mean", "sem"])
-        axes.plot(cells.index, cells["mean"], color=colour, label=label)
+        axes.plot(cells.index / 1000, cells["mean"], color=colour, label=label)
         low, high = cells["mean"] - 2 * cells["sem"], cells["mean"] + 2 * cells["sem"]
-        axes.fill_between(cells.index, low.clip(lower=1e-3), high, color=colour, alpha=0.2, linewidth=0)
-    axes.set(xlabel="losses evaluated", ylabel="loss, mean over starts", yscale="log")
+        axes.fill_between(cells.index / 1000, low.clip(lower=1e-3), high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel="losses evaluated  (thousands)", ylabel="loss, mean over starts", yscale="log")
     axes.legend(frameon=False, loc="lower left")
     axes.set_title("c  Rastrigin, tuned rates")
 
@@ -230,7 +231,17 @@ def _accuracy(axes: Axes, runs: pd.DataFrame, x: str, label: str) -> None:
         axes.fill_between(
             cells.index, cells["mean"] - half, cells["mean"] + half, color=colour, alpha=0.15, linewidth=0
         )
+        if x == "step" and set(runs["data"]) == {"mnist"}:
+            _overlay(axes, arm, population, colour)
     axes.set(xlabel=label, ylabel="test accuracy  (%)")
+
+
+def _overlay(axes: Axes, arm: str, population: int, colour) -> None:
+    """The published final accuracy as an open circle."""
+    finals = dict(zip(published.POPULATIONS, published.FINAL_ACCURACY, strict=True)) if arm == "iid" else {}
+    finals |= {0: published.BACKPROP_ACCURACY} if arm == "backprop" else {}
+    if population in finals:
+        axes.plot(12_000, finals[population], marker="o", markerfacecolor="none", color=colour, clip_on=False)
 
 
 # --- cosines ----------------------------------------------------------------------------------------------------------

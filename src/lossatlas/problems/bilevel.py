@@ -8,6 +8,7 @@ and can be differentiated all the same. Nothing works in place.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -104,20 +105,15 @@ class Lorenz:
         return torch.stack([x + a * (y - x) * dt, y + ((r - z) * x - y) * dt, z + (x * y - 8 / 3 * z) * dt], -1)
 
 
-_TRUTHS: dict[tuple, Tensor] = {}
-
-
+@lru_cache
 def _lorenz_truth(problem: Lorenz, dtype: torch.dtype, device: torch.device) -> Tensor:
     """z (steps,) of the true system after each step."""
-    key = (problem, dtype, device)
-    if key not in _TRUTHS:
-        parameters = torch.tensor([10.0, 28.0], dtype=dtype, device=device)
-        state, z = problem.start(parameters), []
-        for _ in range(problem.steps):
-            state = problem.euler(state, parameters)
-            z.append(state[2])
-        _TRUTHS[key] = torch.stack(z)
-    return _TRUTHS[key]
+    parameters = torch.tensor([10.0, 28.0], dtype=dtype, device=device)
+    state, z = problem.start(parameters), []
+    for _ in range(problem.steps):
+        state = problem.euler(state, parameters)
+        z.append(state[2])
+    return torch.stack(z)
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

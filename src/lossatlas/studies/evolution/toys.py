@@ -150,7 +150,7 @@ def rastrigin_table(settings: Mapping[str, Any]) -> dict[str, list]:
     schedules = {
         "small sigma": (0.1 * critical, 0.1 * critical),
         "large sigma": (1.2 * critical, 1.2 * critical),
-        "annealed": (1.2 * critical, 0.1 * critical),
+        "annealed": (2 * critical, 0.1 * critical),
         "gradient descent": None,
     }
     for arm, schedule in progress(list(schedules.items()), "rastrigin"):
