@@ -18,11 +18,11 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/mli.smk"
 include: "workflow/rules/autoneb.smk"
+include: "workflow/rules/teleport.smk"
 include: "workflow/rules/evolution.smk"
 include: "workflow/rules/evolution_meta.smk"
 include: "workflow/rules/evolution_measurements.smk"
 include: "workflow/rules/perlin.smk"
-include: "workflow/rules/teleport.smk"
 include: "workflow/rules/claims.smk"
 
 

@@ -6,13 +6,17 @@ import sys
 
 import torch
 
-from benchmarks import band, ensemble, evolution, perlin, sweep
+from benchmarks import band, ensemble, evolution, perlin, sweep, teleport
 from benchmarks.measure import HEADER
 
-ALL = {"sweep": sweep, "ensemble": ensemble, "band": band, "evolution": evolution, "perlin": perlin}
-from benchmarks import ensemble, sweep, teleport
-
-ALL = {"sweep": sweep, "ensemble": ensemble, "teleport": teleport}
+ALL = {
+    "sweep": sweep,
+    "ensemble": ensemble,
+    "band": band,
+    "teleport": teleport,
+    "evolution": evolution,
+    "perlin": perlin,
+}
 
 
 def main() -> None:
