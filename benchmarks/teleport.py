@@ -5,11 +5,11 @@ from torch import Tensor
 
 from benchmarks.measure import Speed, cpu_seconds, must_agree, synthetic
 from lossatlas import ensemble
-from lossatlas.general_linear import GeneralLinear, exponential, invert, leaky
-from lossatlas.groups import PositiveScaling
 from lossatlas.problems.architectures import LEAK, mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.teleport import bent_gradient
+from lossatlas.teleport.general_linear import GeneralLinear, exponential, invert, leaky
+from lossatlas.teleport.groups import PositiveScaling
 
 WIDTHS, ROWS = (784, 128, 128, 10), 200
 CANDIDATES = 1000

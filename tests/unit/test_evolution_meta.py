@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from lossatlas.claims import load_ledger
 from lossatlas.config import load_schema, validate
 from lossatlas.data import DataSet
+from lossatlas.evolution.unrolled import Estimate
 from lossatlas.figures import evolution_meta as figures
 from lossatlas.problems.bilevel import ToyRegression
 from lossatlas.studies.evolution import (
@@ -26,7 +27,6 @@ from lossatlas.studies.evolution import (
     mnist1d_plan,
 )
 from lossatlas.studies.evolution.meta_arms import Arm, Noise, best_rate, descend
-from lossatlas.unrolled import Estimate
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from lossatlas import data, evostrats
+from lossatlas import data
 from lossatlas.claims import load_ledger
+from lossatlas.evolution import evostrats
 from lossatlas.problems.network import NetworkProblem
 from lossatlas.studies.evolution import classification, cosines, laws, measurements, published, toys
 

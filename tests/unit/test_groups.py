@@ -10,12 +10,12 @@ from torch import nn
 
 from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
-from lossatlas.general_linear import GeneralLinear, Inputs, exponential, times_pinv
-from lossatlas.groups import Permutation, PositiveScaling
-from lossatlas.plane_rotation import BOOTH, ROSENBROCK, PlaneRotation
 from lossatlas.problems import Booth, Rosenbrock
 from lossatlas.problems.architectures import cnn, mlp
 from lossatlas.problems.network import NetworkProblem
+from lossatlas.teleport.general_linear import GeneralLinear, Inputs, exponential, times_pinv
+from lossatlas.teleport.groups import Permutation, PositiveScaling
+from lossatlas.teleport.plane_rotation import BOOTH, ROSENBROCK, PlaneRotation
 
 # sums in another order, condition numbers below a few hundred
 SAME = {"rtol": 1e-9, "atol": 1e-10}

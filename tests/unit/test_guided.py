@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from lossatlas import evolution, evostrats, guided, pepg, safe_mutation, theory
-from lossatlas.annealing import Annealing, anneal
+from lossatlas import evolution, theory
 from lossatlas.errors import LossAtlasError
+from lossatlas.evolution import evostrats, guided, pepg, safe_mutation
+from lossatlas.evolution.annealing import Annealing, anneal
 from lossatlas.problems.analytic import Quadratic, Rastrigin
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial

@@ -7,13 +7,9 @@ import pytest
 import torch
 from test_groups import SAME, generators, network, points
 
-from lossatlas import ensemble, level_set
+from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
-from lossatlas.general_linear import GeneralLinear
-from lossatlas.groups import Permutation, PositiveScaling
-from lossatlas.plane_rotation import BOOTH, ROSENBROCK, PlaneRotation
 from lossatlas.problems import Booth, Quadratic, Rosenbrock
-from lossatlas.sharpness import largest_eigenvalue
 from lossatlas.teleport import (
     Argmax,
     Ascent,
@@ -23,10 +19,15 @@ from lossatlas.teleport import (
     Identity,
     LevelSet,
     Outcome,
+    level_set,
     shifted,
     teleport,
     transported,
 )
+from lossatlas.teleport.general_linear import GeneralLinear
+from lossatlas.teleport.groups import Permutation, PositiveScaling
+from lossatlas.teleport.plane_rotation import BOOTH, ROSENBROCK, PlaneRotation
+from lossatlas.teleport.sharpness import largest_eigenvalue
 from lossatlas.training import Recipe, train
 
 SEEDS = (1, 2, 3)

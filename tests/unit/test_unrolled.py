@@ -8,17 +8,7 @@ import torch
 
 from lossatlas import theory
 from lossatlas.errors import LossAtlasError
-from lossatlas.problems import bilevel
-from lossatlas.problems.bilevel import (
-    ActivationFunction,
-    HeavyBall,
-    InfluenceBalancing,
-    LearningRate,
-    Lorenz,
-    ToyRegression,
-    TwoLayers,
-)
-from lossatlas.unrolled import (
+from lossatlas.evolution.unrolled import (
     backpropagated,
     begin,
     forward_mode,
@@ -30,6 +20,16 @@ from lossatlas.unrolled import (
     unroll,
     windowed_backpropagation,
     windowed_es,
+)
+from lossatlas.problems import bilevel
+from lossatlas.problems.bilevel import (
+    ActivationFunction,
+    HeavyBall,
+    InfluenceBalancing,
+    LearningRate,
+    Lorenz,
+    ToyRegression,
+    TwoLayers,
 )
 
 DOUBLE = {"dtype": torch.float64}

@@ -1,4 +1,4 @@
-"""Inner trainings as functions of outer parameters, for the estimators of `lossatlas.unrolled`.
+"""Inner trainings as functions of outer parameters, for the estimators of `lossatlas.evolution.unrolled`.
 
 theta is (..., N, d) with particles N before the last axis; networks that start from several initialisations have one a
 seed, on the axis in front of the particles. Gradients of inner networks are written out, so an unroll needs no graph,

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas import data, ensemble, evolution, evostrats, theory
+from lossatlas import data, ensemble, evolution, theory
+from lossatlas.evolution import evostrats
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.seeds import seed

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossatlas import data, ensemble, evolution, evostrats, theory
+from lossatlas import data, ensemble, evolution, theory
+from lossatlas.evolution import evostrats
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.progress import progress
 from lossatlas.seeds import seed

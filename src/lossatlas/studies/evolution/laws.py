@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas import evolution, evostrats, guided, statistics, theory
+from lossatlas import evolution, statistics, theory
+from lossatlas.evolution import evostrats, guided
 from lossatlas.problems.analytic import Quadratic
 from lossatlas.progress import progress
 from lossatlas.seeds import seed

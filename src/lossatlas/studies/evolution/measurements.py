@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from lossatlas import evostrats, statistics, theory
+from lossatlas import statistics, theory
+from lossatlas.evolution import evostrats
 from lossatlas.statistics import Interval
 from lossatlas.studies.evolution import meta_measurements, published
 

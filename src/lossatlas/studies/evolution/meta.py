@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossatlas.data import DataSet
+from lossatlas.evolution.unrolled import Unrolled, outer_loss
 from lossatlas.problems.bilevel import (
     Activation,
     ActivationFunction,
@@ -31,7 +32,6 @@ from lossatlas.seeds import seed
 from lossatlas.studies.evolution import meta_arms as arms
 from lossatlas.studies.evolution.meta_arms import Arm, Descent, Noise, best_rate, descend
 from lossatlas.training import Store
-from lossatlas.unrolled import Unrolled, outer_loss
 
 LOGS = 24  # points of a curve
 TUNING = 2  # seeds on which rates are chosen

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossatlas.progress import progress
-from lossatlas.seeds import seed
-from lossatlas.training import OPTIMIZERS
-from lossatlas.unrolled import (
+from lossatlas.evolution.unrolled import (
     Estimate,
     Memory,
     Unrolled,
@@ -25,6 +22,9 @@ from lossatlas.unrolled import (
     windowed_backpropagation,
     windowed_es,
 )
+from lossatlas.progress import progress
+from lossatlas.seeds import seed
+from lossatlas.stepper import Stepper
 
 MOMENTUM = 0.9  # Adam's first beta
 
@@ -143,18 +143,14 @@ def descend(arm: Arm, start: Tensor, rates: Sequence[float], optimizer: str, upd
     kept_after = sorted({round(updates * i / logs) for i in range(logs + 1)})
     rate = torch.tensor(rates, dtype=start.dtype)[:, None, None]
     theta = start.expand(len(rates), *start.shape).clone()
-    displacement = torch.zeros_like(theta, requires_grad=True)
-    stepper = OPTIMIZERS[optimizer]([displacement], MOMENTUM)
+    stepper = Stepper(theta, optimizer, MOMENTUM)
     diverged = torch.full(theta.shape[:-1], -1)
     lost = theta.new_zeros(theta.shape[:-1])
     kept = [theta]
     for update in progress(updates, arm.name):
         found = arm.estimate(theta, update / max(1, updates - 1))
         with torch.no_grad():
-            displacement.grad = found.gradient
-            displacement.zero_()
-            stepper.step()
-            moved = theta + rate * displacement
+            moved = theta + rate * stepper.step(found.gradient)
             diverged.masked_fill_((diverged < 0) & ~moved.isfinite().all(-1), update)
             theta = torch.where((diverged >= 0)[..., None], theta, moved)
             lost += found.nonfinite

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossatlas.evolution.unrolled import Unrolled, backpropagated, begin, windowed_es
 from lossatlas.problems.bilevel import InfluenceBalancing, Lorenz, ToyRegression
 from lossatlas.seeds import seed
-from lossatlas.unrolled import Unrolled, backpropagated, begin, windowed_es
 
 INFLUENCE_STEPS, INFLUENCE_THETA, PAIRS_OF_A_REPEAT = 200, 0.5, 40
 

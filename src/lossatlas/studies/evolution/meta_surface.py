@@ -12,11 +12,11 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from lossatlas.data import DataSet
+from lossatlas.evolution.unrolled import forward_mode, full_es_samples
 from lossatlas.problems.bilevel import HeavyBall
 from lossatlas.progress import progress
 from lossatlas.seeds import seed
 from lossatlas.studies.evolution.meta import heavy_ball, heavy_ball_initial
-from lossatlas.unrolled import forward_mode, full_es_samples
 
 LOW, HIGH = 0.05, 20.0  # learning rates of the surface
 MOMENTUM = 0.9

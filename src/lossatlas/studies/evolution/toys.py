@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas import evolution, evostrats, guided, theory
-from lossatlas.annealing import Annealing, anneal
+from lossatlas import evolution, theory
+from lossatlas.evolution import evostrats, guided
+from lossatlas.evolution.annealing import Annealing, anneal
 from lossatlas.problems.analytic import Quadratic, Rastrigin
 from lossatlas.progress import progress
 from lossatlas.seeds import seed

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas import data
-from lossatlas.general_linear import GeneralLinear
-from lossatlas.groups import PositiveScaling
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.progress import progress
 from lossatlas.seeds import seed
 from lossatlas.studies.teleport.classifiers import evaluated, table
 from lossatlas.studies.teleport.descent import Descent, members
 from lossatlas.teleport import Ascent, BestOf, Corner, shifted, teleport
+from lossatlas.teleport.general_linear import GeneralLinear
+from lossatlas.teleport.groups import PositiveScaling
 from lossatlas.training import minibatch_rows
 
 LONG = 6  # 1875 / 313

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from lossatlas import data, ensemble
-from lossatlas.general_linear import GeneralLinear, exponential
-from lossatlas.groups import PositiveScaling
 from lossatlas.interpolation import sweep
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
@@ -23,6 +21,8 @@ from lossatlas.seeds import seed
 from lossatlas.studies.teleport import published
 from lossatlas.studies.teleport.descent import Descent, members
 from lossatlas.teleport import Ascent, Balance, BestOf, Corner, Search, Teleported, shifted, teleport
+from lossatlas.teleport.general_linear import GeneralLinear, exponential
+from lossatlas.teleport.groups import PositiveScaling
 from lossatlas.training import minibatch_rows
 
 LEAST_LOSS = 1e-12  # added where logarithms of losses are averaged

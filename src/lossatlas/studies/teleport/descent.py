@@ -5,11 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lossatlas.groups import Group
+from lossatlas.stepper import Stepper
 from lossatlas.teleport import Teleported, transported
-from lossatlas.training import OPTIMIZERS
-
-FIRST, SECOND = ("momentum_buffer", "exp_avg"), ("exp_avg_sq", "square_avg", "sum")
+from lossatlas.teleport.groups import Group
 
 
 class Descent:
@@ -24,13 +22,12 @@ class Descent:
         self.rates = rates.to(theta) if rates.dim() == 2 else rates.to(theta)[:, None]
         self.diverged_at = torch.full((len(theta),), -1)
         self.steps = 0
-        self._make = lambda p: OPTIMIZERS[optimizer]([p], momentum)
+        self._start = lambda: Stepper(self.theta, optimizer, momentum)
         self.reset()
 
     def reset(self) -> None:
         """Forget the optimiser's state."""
-        self.displacement = torch.zeros_like(self.theta, requires_grad=True)
-        self.optimizer = self._make(self.displacement)
+        self.optimizer = self._start()
 
     def step(self, problem) -> Tensor:
         """One step on `problem`; the losses (k,) before it."""
@@ -39,10 +36,7 @@ class Descent:
         (gradient,) = torch.autograd.grad(loss.sum(), theta)
         with torch.no_grad():
             self.theta = theta = theta.detach()
-            self.displacement.grad = gradient
-            self.displacement.zero_()
-            self.optimizer.step()
-            moved = torch.addcmul(theta, self.displacement, self.rates)
+            moved = torch.addcmul(theta, self.optimizer.step(gradient), self.rates)
             finite = (loss + moved.sum(-1)).isfinite()
             self.diverged_at.masked_fill_((self.diverged_at < 0) & ~finite.cpu(), self.steps)
             self.theta = torch.where((self.diverged_at < 0).to(theta.device)[:, None], moved, theta)
@@ -55,15 +49,10 @@ class Descent:
 
     def teleport(self, group: Group | None, found: Teleported, transport: bool = False) -> None:
         """Go where a teleport leads, with the optimiser's moments taken along or left as they are."""
-        state = self.optimizer.state[self.displacement]
         if transport:
             nothing = torch.zeros_like(self.theta)
-            first = next((name for name in FIRST if state.get(name) is not None), None)
-            second = next((name for name in SECOND if state.get(name) is not None), None)
-            moments = (nothing if name is None else state[name] for name in (first, second))
-            for name, value in zip((first, second), transported(group, self.theta, found, *moments), strict=True):
-                if name is not None:
-                    state[name] = value.clone()
+            moments = (nothing if moment is None else moment for moment in self.optimizer.moments)
+            self.optimizer.set_moments(*transported(group, self.theta, found, *moments))
         self.move(found.theta)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas import ensemble, level_set
-from lossatlas.groups import PositiveScaling
-from lossatlas.plane_rotation import BOOTH, ROSENBROCK, PlaneRotation
+from lossatlas import ensemble
 from lossatlas.problems import Booth, Quadratic, Rosenbrock
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.seeds import seed
-from lossatlas.teleport import HESSIAN_VECTOR
+from lossatlas.teleport import HESSIAN_VECTOR, level_set
+from lossatlas.teleport.groups import PositiveScaling
+from lossatlas.teleport.plane_rotation import BOOTH, ROSENBROCK, PlaneRotation
 
 ARMS = ("none", "published", "hse", "random", "exact", "level_set")
 DRAWN = ("published", "hse", "random")  # arms that draw angles, one run a seed

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lossatlas import symmetry
-from lossatlas.general_linear import GeneralLinear, invert, leaky, pinv
-from lossatlas.groups import leaks
 from lossatlas.teleport import HESSIAN_VECTOR, Move, bent_gradient
+from lossatlas.teleport.general_linear import GeneralLinear, invert, leaky, pinv
+from lossatlas.teleport.groups import leaks
 
 # One step differentiates the gradient's norm through pseudo-inverses; measured at about ten gradients on the MLP
 # regression (the cost of the pseudo-inverse itself included).

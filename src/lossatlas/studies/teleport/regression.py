@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lossatlas import ensemble
-from lossatlas.general_linear import GeneralLinear
-from lossatlas.groups import PositiveScaling
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem
 from lossatlas.seeds import seed
 from lossatlas.studies.teleport import published
 from lossatlas.studies.teleport.descent import Descent
 from lossatlas.teleport import Ascent, Balance, BestOf, Corner, LevelSet, Teleported, shifted, teleport
+from lossatlas.teleport.general_linear import GeneralLinear
+from lossatlas.teleport.groups import PositiveScaling
 
 ROWS, INPUTS, HIDDEN, OUTPUTS = 4, 5, (6, 7), 8
 EPOCHS, AT = 300, 5

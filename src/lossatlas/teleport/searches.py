@@ -2,10 +2,10 @@
 
     found = teleport(problem, theta, PositiveScaling(problem), Corner(bound=1.0))
 
-A search chooses an element of a group of symmetries (`lossatlas.groups`) or a point of a level set; `teleport` checks
-the move, refuses it where the loss changed, and records per member what it did and cost. Symmetry teleportation:
-Zhao et al. 2022, arXiv 2205.10637; level sets: Mishkin et al. 2024, arXiv 2403.03362. Costs are in gradients: one
-forward and backward pass over the teleport batch is 1.
+A search chooses an element of a group of symmetries (`lossatlas.teleport.groups`) or a point of a level set;
+`teleport` checks the move, refuses it where the loss changed, and records per member what it did and cost. Symmetry
+teleportation: Zhao et al. 2022, arXiv 2205.10637; level sets: Mishkin et al. 2024, arXiv 2403.03362. Costs are in
+gradients: one forward and backward pass over the teleport batch is 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas import ensemble, level_set
+from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
-from lossatlas.general_linear import GeneralLinear, exponential
-from lossatlas.groups import Group, PositiveScaling
-from lossatlas.plane_rotation import PlaneRotation
-from lossatlas.sharpness import largest_eigenvalue
+from lossatlas.teleport import level_set
+from lossatlas.teleport.general_linear import GeneralLinear, exponential
+from lossatlas.teleport.groups import Group, PositiveScaling
+from lossatlas.teleport.plane_rotation import PlaneRotation
+from lossatlas.teleport.sharpness import largest_eigenvalue
 
 FORWARD, HESSIAN_VECTOR = 1 / 3, 2.0  # in gradients
 # An exact action leaves the loss to rounding: 1e-10 allows for sums in another order and condition numbers up to 1e5.

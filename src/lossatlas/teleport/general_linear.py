@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lossatlas import symmetry
 from lossatlas.errors import LossAtlasError
-from lossatlas.groups import leaks
 from lossatlas.problems.network import NetworkProblem
+from lossatlas.teleport.groups import leaks
 
 
 class Matrices(NamedTuple):
