@@ -34,7 +34,6 @@ def test_sides_that_differ_get_no_ratio():
 def test_a_generations_two_evaluators_agree_and_it_steps_as_the_definition_says():
     from benchmarks import evolution as benchmark
     from benchmarks.measure import AGREEMENT
-
     from lossatlas import ensemble, evolution
 
     case = benchmark.Case(batch_size=20)
