@@ -179,7 +179,7 @@ def _rastrigin(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set(
         xlabel="losses evaluated  (thousands)", ylabel="loss, mean over starts", yscale="log", ylim=(FLOOR / 2, None)
     )
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="lower left", fontsize=6, handlelength=1.2)
     axes.set_title("c  Rastrigin, tuned rates")
 
 
@@ -211,7 +211,8 @@ def curves(tables: Tables) -> Figure:
             row[1].set(xscale="log", ylabel="")
             row[0].set_title(f"{runs['data'].iloc[0]}, equal steps")
             row[1].set_title("equal forward passes")
-            row[1].legend(frameon=False, loc="lower right", ncols=2, fontsize=6.5)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
         return figure
 
 
