@@ -355,6 +355,19 @@ def test_annealing_is_compared_with_the_better_fixed_sigma_seed_by_seed():
     assert found.n == 3
 
 
+def test_a_run_without_a_finite_loss_leaves_a_comparison_without_limits():
+    rows = run_rows("rough", "ES, large sigma", [2.0, math.nan]) + run_rows("rough", "ES, small sigma", [9.0, 9.0])
+    rows += run_rows("rough", "ES, annealed", [1.5, math.nan])
+    found = meta_measurements.annealing({"meta_networks": pd.DataFrame(rows)})
+    assert math.isfinite(found.value)
+    assert math.isnan(found.low)
+
+
+def test_a_roughness_that_does_not_change_has_no_trend():
+    rows = [{"init": i, "unroll": u, "sigma": 0.0, "turns": 3} for i in range(2) for u in (5, 10)]
+    assert meta_measurements.MEASURES["evolution.rough_turns"]({"meta_roughness": pd.DataFrame(rows)}).value == 0
+
+
 def test_pes_and_truncation_are_judged_by_known_estimates():
     rows = [{"benchmark": "influence", "kind": "exact", "repeat": 0, "value_0": 2.0, "value_1": math.nan}]
     for kind, values in {"pes": (1.0, 2.0, 3.5), "truncated": (-1.0, -1.0, -1.0)}.items():
