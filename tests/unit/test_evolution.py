@@ -175,10 +175,12 @@ def test_the_generator_names_the_run_and_nothing_else_moves_it(network):
     assert torch.equal(after_a, after_b)  # the population's size does not move the stream
 
 
-def test_no_graph_is_built(network):
+def test_no_graph_is_built_and_the_callers_tensors_stay_as_they_are(network):
     problem, theta = network
-    theta = theta.clone().requires_grad_()
-    found = evolution.generation(problem, theta.detach(), 0.1, 8, 0)
+    before, rows = theta.clone(), problem.x.clone()
+    found = evolution.generation(problem, theta, 0.1, 8, 0)
+    assert torch.equal(theta, before)
+    assert torch.equal(problem.x, rows)
     assert not found.gradient.requires_grad
     assert not found.losses.requires_grad
 

@@ -222,7 +222,7 @@ def test_usual_activations_have_the_derivatives_that_they_claim():
 
 
 def test_checks_hold_the_exact_gradient_and_repeats_for_both_kinds():
-    rows = pd.DataFrame(meta_checks.checks({"repeats": 3}))
+    rows = pd.DataFrame(meta_checks.checks({"repeats": 3, "lorenz_unroll": 40}))
     assert rows.groupby(["benchmark", "kind"]).size().to_dict() == {
         ("influence", "exact"): 1,
         ("influence", "pes"): 3,
@@ -353,6 +353,19 @@ def test_annealing_is_compared_with_the_better_fixed_sigma_seed_by_seed():
     found = meta_measurements.annealing({"meta_networks": pd.DataFrame(rows)})
     assert found.value == pytest.approx(np.mean([0.5, 0.6, 0.7]))
     assert found.n == 3
+
+
+def test_a_run_without_a_finite_loss_leaves_a_comparison_without_limits():
+    rows = run_rows("rough", "ES, large sigma", [2.0, math.nan]) + run_rows("rough", "ES, small sigma", [9.0, 9.0])
+    rows += run_rows("rough", "ES, annealed", [1.5, math.nan])
+    found = meta_measurements.annealing({"meta_networks": pd.DataFrame(rows)})
+    assert math.isfinite(found.value)
+    assert math.isnan(found.low)
+
+
+def test_a_roughness_that_does_not_change_has_no_trend():
+    rows = [{"init": i, "unroll": u, "sigma": 0.0, "turns": 3} for i in range(2) for u in (5, 10)]
+    assert meta_measurements.MEASURES["evolution.rough_turns"]({"meta_roughness": pd.DataFrame(rows)}).value == 0
 
 
 def test_pes_and_truncation_are_judged_by_known_estimates():

@@ -126,6 +126,7 @@ QUADRATIC = {
     "antithetic": ("antithetic raw", style.RED, ":"),
     "iid": ("iid raw", style.BLUE, ":"),
 }
+FLOOR = 1e-3  # where a loss of (nearly) zero is drawn on a logarithmic axis
 RASTRIGIN = {
     "random search": ("random search", "0.6"),
     "small sigma": ("small σ", style.RED),
@@ -170,11 +171,15 @@ def _quadratic(axes: Axes, rows: pd.DataFrame) -> None:
 def _rastrigin(axes: Axes, rows: pd.DataFrame) -> None:
     for arm, (label, colour) in RASTRIGIN.items():
         cells = rows[rows["arm"] == arm].groupby("evaluations")["loss"].agg(["mean", "sem"])
-        axes.plot(cells.index / 1000, cells["mean"], color=colour, label=label)
+        axes.plot(cells.index / 1000, cells["mean"].clip(lower=FLOOR), color=colour, label=label)
         low, high = cells["mean"] - 2 * cells["sem"], cells["mean"] + 2 * cells["sem"]
-        axes.fill_between(cells.index / 1000, low.clip(lower=1e-3), high, color=colour, alpha=0.2, linewidth=0)
-    axes.set(xlabel="losses evaluated  (thousands)", ylabel="loss, mean over starts", yscale="log")
-    axes.legend(frameon=False, loc="lower left")
+        axes.fill_between(
+            cells.index / 1000, low.clip(lower=FLOOR), high.clip(lower=FLOOR), color=colour, alpha=0.2, linewidth=0
+        )
+    axes.set(
+        xlabel="losses evaluated  (thousands)", ylabel="loss, mean over starts", yscale="log", ylim=(FLOOR / 2, None)
+    )
+    axes.legend(frameon=False, loc="lower left", fontsize=6, handlelength=1.2)
     axes.set_title("c  Rastrigin, tuned rates")
 
 
@@ -206,7 +211,8 @@ def curves(tables: Tables) -> Figure:
             row[1].set(xscale="log", ylabel="")
             row[0].set_title(f"{runs['data'].iloc[0]}, equal steps")
             row[1].set_title("equal forward passes")
-            row[0].legend(frameon=False, loc="lower right", ncols=2, fontsize=6.5)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
         return figure
 
 

@@ -255,7 +255,8 @@ def influence(settings: Mapping[str, Any], seeds: int) -> list[Row]:
 
 def lorenz(settings: Mapping[str, Any], seeds: int) -> list[Row]:
     """B6: the Lorenz system from (log a, log r) = (3.116, 3.7), SGD, windows of 100 of 2000 steps, sigma .04."""
-    problem, pairs, window = Lorenz(), 10, 100
+    problem, pairs = Lorenz(settings["lorenz_unroll"]), 10
+    window, budget = problem.steps // 20, settings["lorenz_steps"]
 
     def contenders(group: Sequence[int], problem: Unrolled, noise: Noise) -> Iterable[tuple[Arm, Sequence[float]]]:
         rates = (1e-6, 1e-5, 1e-4)
@@ -270,17 +271,15 @@ def lorenz(settings: Mapping[str, Any], seeds: int) -> list[Row]:
         lambda _: problem,
         lambda group: torch.tensor([3.116, 3.7]).expand(len(group), 2),
         contenders,
-        settings["lorenz_steps"],
+        budget,
         optimizer="sgd",
         cut={
-            "backprop": settings["lorenz_steps"] // 40000,
-            f"truncated backprop {window}": settings["lorenz_steps"] // 4000,
+            "backprop": budget // (20 * problem.steps),
+            f"truncated backprop {window}": budget // (2 * problem.steps),
         },
         together=True,
     )
-    return compare(comparison, seeds) + random_search(
-        "lorenz", problem, range(seeds), (1.3, 2.3), (3.3, 4.3), settings["lorenz_steps"]
-    )
+    return compare(comparison, seeds) + random_search("lorenz", problem, range(seeds), (1.3, 2.3), (3.3, 4.3), budget)
 
 
 # --- inner networks ---------------------------------------------------------------------------------------------------

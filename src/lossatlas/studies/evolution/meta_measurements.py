@@ -48,12 +48,21 @@ def _final(rows: pd.DataFrame, arm: str) -> pd.Series:
     return mine.set_index("seed")["loss"].fillna(np.inf).sort_index()
 
 
+def _paired(a: pd.Series, b: pd.Series) -> Interval:
+    """Mean of a - b over seeds; without limits, of the finite ones, where a run ended without a finite loss."""
+    difference = (a - b).to_numpy()
+    finite = difference[np.isfinite(difference)]
+    if len(finite) == len(difference):
+        return statistics.t_interval(difference)
+    return Interval(float(finite.mean()) if len(finite) else 0.0, np.nan, np.nan, len(difference))
+
+
 def annealing(tables: Tables) -> Interval | None:
     """Final loss of the better fixed sigma minus that of the annealed one, paired by seed."""
     if (rows := _runs(tables, "rough")) is None:
         return None
     fixed = [_final(rows, arm) for arm in ("ES, large sigma", "ES, small sigma")]
-    return statistics.t_interval(min(fixed, key=lambda loss: loss.median()) - _final(rows, "ES, annealed"))
+    return _paired(min(fixed, key=lambda loss: loss.median()), _final(rows, "ES, annealed"))
 
 
 def _medians(tables: Tables) -> dict[str, pd.Series]:
@@ -114,7 +123,7 @@ def activation_es(tables: Tables) -> Interval | None:
     """Final outer loss of ES without noise minus that of clipped backpropagation with noise, paired by seed."""
     if (rows := _runs(tables, "activation")) is None:
         return None
-    return statistics.t_interval(_final(rows, "ES") - _final(rows, "backprop, clipped, noise"))
+    return _paired(_final(rows, "ES"), _final(rows, "backprop, clipped, noise"))
 
 
 # --- published runs ---------------------------------------------------------------------------------------------------
@@ -253,14 +262,15 @@ def _variance(benchmark: str) -> Measure:
 
 
 def _rougher(column: str, sigma: float = 0.0) -> Measure:
-    """Spearman's correlation of a measure of roughness with the number of inner steps, within an initialisation."""
+    """Spearman's correlation of a roughness with the number of inner steps, within an initialisation (0 if constant)."""
 
     def measure(tables: Tables) -> Interval | None:
         if "meta_roughness" not in tables:
             return None
         rows = tables["meta_roughness"]
         rows = rows[rows["sigma"] == sigma]
-        return statistics.t_interval([statistics.spearman(t["unroll"], t[column]) for _, t in rows.groupby("init")])
+        found = [statistics.spearman(t["unroll"], t[column]) for _, t in rows.groupby("init")]
+        return statistics.t_interval(np.nan_to_num(found))
 
     return measure
 
