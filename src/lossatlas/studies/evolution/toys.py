@@ -159,7 +159,7 @@ def rastrigin_table(settings: Mapping[str, Any]) -> dict[str, list]:
             rate: _rastrigin(schedule, dim, starts, steps, rate, "tuning")[-1] for rate in settings["rastrigin_rates"]
         }
         rate = min(tried, key=lambda rate: float(tried[rate].nan_to_num(nan=torch.inf).mean()))
-        rows += _rastrigin_rows(arm, rate, _rastrigin(schedule, dim, starts, steps, rate, "start"))
+        rows += _rastrigin_rows(arm, rate, _rastrigin(schedule, dim, starts, steps, rate, "judged"))
     rows += _rastrigin_rows("random search", 0.0, _random_search(dim, starts, steps))
     rows += _rastrigin_rows("as published", RASTRIGIN_RATE, _rastrigin_as_published(starts, steps))
     return _columns(rows)
@@ -186,7 +186,7 @@ def _rastrigin(schedule, dim: int, starts: int, steps: int, rate: float, purpose
 
 def _random_search(dim: int, starts: int, steps: int) -> Tensor:
     """The best loss so far of uniform points on [-5, 5], 100 a step."""
-    theta, generator = _starts(dim, starts, "start")
+    theta, generator = _starts(dim, starts, "judged")
     best = [Rastrigin(dim)(theta)]
     for _ in range(steps):
         tried = torch.rand(starts, RASTRIGIN_POPULATION, dim, generator=generator) * 10 - 5
