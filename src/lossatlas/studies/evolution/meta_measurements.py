@@ -262,7 +262,7 @@ def _variance(benchmark: str) -> Measure:
 
 
 def _rougher(column: str, sigma: float = 0.0) -> Measure:
-    """Spearman's correlation of a roughness with the number of inner steps, within an initialisation (0 if constant)."""
+    """Spearman's correlation of a roughness with the number of inner steps, by initialisation (0 if constant)."""
 
     def measure(tables: Tables) -> Interval | None:
         if "meta_roughness" not in tables:
