@@ -711,6 +711,10 @@ MEASURES: dict[str, Callable[[Tables], Interval | None]] = {
     "perlin.switching_against_noise": _difference("funnel", ("control", "switch"), ("control", "noise")),
     "perlin.noise_against_sum": _difference("funnel", ("control", "noise"), (POINT, "sum")),
     "perlin.largest_against_sum": _difference("funnel", (POINT, "max"), (POINT, "sum")),
+    "perlin.largest_against_sum_desert": _difference("desert", (POINT, "max"), (POINT, "sum")),
+    "perlin.largest_against_sum_fixed": _difference("desert", (POINT, "max"), (POINT, "sum"), "fixed"),
+    "perlin.largest_against_noise_desert": _difference("desert", (POINT, "max"), ("control", "noise")),
+    "perlin.dynamic_needed_desert": _difference("desert", (POINT, README_ARM), (POINT, "sum")),
     "perlin.averaged_against_sum": _difference("funnel", ("control", "ema q=1"), (POINT, "sum")),
     "perlin.grad_weights": grad_weights,
     **{
