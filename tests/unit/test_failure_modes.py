@@ -83,6 +83,7 @@ def test_the_obnoxious_member_is_seen_where_it_holds_the_team():
     assert not obnoxious(even, torch.tensor([[[1.0], [1.0], [1.0], [1.0]]]), to_goal).any()
     assert not obnoxious(even, -held, to_goal).any()  # the strong member pulls towards the goal
     assert not obnoxious(torch.ones(1, 1), held[:, :1], to_goal).any()
+    assert not obnoxious(torch.full((1, 2), 0.5), torch.tensor([[[-1.0], [1.0]]]), to_goal).any()  # always half each
 
 
 def test_sliding_chatter_has_an_amplitude_of_at_most_two_steps():

@@ -72,7 +72,6 @@ def rates(rates: pd.DataFrame) -> Figure:
             _points(axes[0], cell, label, colour, marker)
         axes[0].set_title("a  white noise, lines pⁿ")
         axes[0].legend(frameon=False, loc="upper right", handletextpad=0.2, borderaxespad=0.1)
-        axes[0].set_ylim(None, 3)
         correlated = white[white["arm"] == "correlated"]
         colours = (style.BLUE, style.GREEN, style.ORANGE, style.RED, style.PURPLE)
         for (c, cell), colour in zip(correlated.groupby("parameter"), colours, strict=False):
@@ -91,7 +90,7 @@ def rates(rates: pd.DataFrame) -> Figure:
         axes[2].set(title="c  smooth, minima within ε", xlim=(0.7, 6), ylabel="a unit area ℓ²")
         for ax in axes:
             ax.set(yscale="log", xlabel="landscapes n")
-        axes[0].set_ylabel("common minima a site")
+        axes[0].set(ylabel="common minima a site", ylim=(None, 3))
         axes[1].set_xticks(range(1, 9))
         axes[2].set_xticks(range(1, 5))
         return figure

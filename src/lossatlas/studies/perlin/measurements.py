@@ -592,11 +592,13 @@ def _widening(n: int, comparisons: int) -> float:
 def _modes_drop(column: str) -> Callable[[Tables], Interval | None]:
     """Slope per doubling of n of the share of runs that fail in one way, README's weighting, mean over kinds."""
 
+    fewest = 3 if column == "obnoxious" else 2  # of two members at rest each always holds half
+
     def trend(tables: Tables) -> Interval | None:
         parts = []
         for table in (tables.descents.get(kind) for kind in ("desert", "funnel", "bowl")):
             if table is not None:
-                cell = table[(table["family"] == "pointwise") & (table["arm"] == README_ARM) & (table["n"] > 1)]
+                cell = table[(table["family"] == "pointwise") & (table["arm"] == README_ARM) & (table["n"] >= fewest)]
                 parts.append(pd.DataFrame({n: _share(part, "fixed", column) for n, part in cell.groupby("n")}))
         if not parts:
             return None
