@@ -257,6 +257,23 @@ def test_rates_are_tuned_on_one_half_and_judged_on_the_other():
     assert tuned(descent_table(0.3, 0.3), "stuck").tolist() == [0.1] * 6
 
 
+def test_arms_are_paired_by_the_landscapes_that_both_met():
+    """Six landscapes against two of them: a difference of 0.3 on those, whatever the others show."""
+    many = descent_table(0.1, 0.1).assign(family="pointwise", arm="q=1")
+    many["success"] = np.where(many["landscape"] < 2, 8, 1)
+    few = many[many["landscape"] < 2].assign(family="control", arm="noise", success=5)
+    found = MEASURES["perlin.dynamic_against_noise"](only(descents={"funnel": pd.concat([many, few])}))
+    assert found.value == pytest.approx(0.3)
+    assert found.n == 2
+
+
+def test_what_never_happens_does_not_become_rarer():
+    table = pd.concat([descent_table(0.1, 0.1).assign(arm="q=1", n=n, cycling=0) for n in (2, 4)])
+    found = MEASURES["perlin.modes_drop_cycling"](only(descents={"funnel": table}))
+    assert found.value == 0
+    assert math.isnan(found.low)
+
+
 def test_poisson_intervals_and_slopes():
     found = statistics.garwood(3, 10.0, 0.95)
     assert (found.low * 10, found.high * 10) == pytest.approx((0.61867, 8.76727), abs=1e-4)  # published tables

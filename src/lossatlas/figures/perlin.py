@@ -70,8 +70,8 @@ def rates(rates: pd.DataFrame) -> Figure:
             cell = white[white["arm"] == arm]
             axes[0].plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
             _points(axes[0], cell, label, colour, marker)
-            style.tag(axes[0], label, (cell["n"].iloc[-1] + 0.35, cell["law"].iloc[-1] * 0.9), colour)
-        axes[0].set(title="a  white noise, lines pⁿ", xlim=(0.5, 1.75 * white[white["arm"].isin(arms)]["n"].max()))
+        axes[0].set_title("a  white noise, lines pⁿ")
+        axes[0].legend(frameon=False, loc="upper right", handletextpad=0.2, borderaxespad=0.1)
         correlated = white[white["arm"] == "correlated"]
         colours = (style.BLUE, style.GREEN, style.ORANGE, style.RED, style.PURPLE)
         for (c, cell), colour in zip(correlated.groupby("parameter"), colours, strict=False):
@@ -90,7 +90,8 @@ def rates(rates: pd.DataFrame) -> Figure:
         axes[2].set(title="c  smooth, minima within ε", xlim=(0.7, 6), ylabel="a unit area ℓ²")
         for ax in axes:
             ax.set(yscale="log", xlabel="landscapes n")
-        axes[0].set_ylabel("common minima a site")
+        axes[0].set(ylabel="common minima a site", ylim=(None, 3))
+        axes[0].set_xticks(range(2, int(white["n"].max()) + 1, 2))
         axes[1].set_xticks(range(1, 9))
         axes[2].set_xticks(range(1, 5))
         return figure
@@ -139,7 +140,7 @@ def densities(ratios: pd.DataFrame, limits: pd.DataFrame) -> Figure:
                 style.tag(ax, "n → ∞", (most * 1.15, 0.02), "0.35", xycoords=("data", "axes fraction"))
             n = np.array([1, 2, 3])
             ax.plot(n, n, **style.THRESHOLD)
-            style.tag(ax, "n times", (2.1, 2.75), "0.35")
+            style.tag(ax, "n times", (2.35, 2.55), "0.35", ha="right")
             ticks = sorted(set(table["n"]))
             ax.set(xscale="log", yscale="log", xlabel="layers n", title=f"{letter}  {titles[kind]}")
             ax.set_xticks(ticks, ticks)

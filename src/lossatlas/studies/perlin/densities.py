@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.critical_points import potential, stall_points, strict_minima, upward_crossings
+from lossatlas.critical_points import potential, sliding_points, stall_points, strict_minima, upward_crossings
 from lossatlas.progress import progress
 from lossatlas.studies.perlin.landscapes import generator, layer
 
@@ -90,7 +90,7 @@ def _counts(composites: Composites, dim: int, side: int) -> list[dict[str, Any]]
         if dim == 1:
             flow, unbalanced = upward_crossings(direction[:, 0]), 0
         else:
-            found = stall_points(direction)
+            found = sliding_points(direction) if arm == "max" else stall_points(direction)
             flow = found.attractors
             unbalanced = int((found.attractors + found.repellers - found.saddles).abs().sum())
         smooth, rest = potential(direction, float(side))
