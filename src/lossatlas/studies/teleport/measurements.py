@@ -156,7 +156,7 @@ def hurts(results: Results) -> Interval:
 
 def boost(results: Results) -> Interval:
     ratios = results.arrays["functions"]["moment_ratio"]
-    return statistics.t_interval(ratios[:, 0])
+    return statistics.t_interval(ratios[:, 0] - 1)
 
 
 def line_search(name: str) -> Callable[[Results], Interval]:
@@ -339,9 +339,8 @@ def page(arm: str, conditions: Sequence[Sequence[str]]) -> Callable[[Results], I
 def schedule_gain(results: Results) -> Interval:
     runs = results.tables["schedules"]
     gains = runs[(runs["arm"] == "projected") & np.isfinite(runs["gain"])]
-    by_seed = np.log(gains["gain"]).groupby(gains["seed"]).median()
-    found = statistics.t_interval(by_seed) if len(by_seed) else Interval(nan, nan, nan, 0)
-    return Interval(*(float(np.exp(v)) for v in (found.value, found.low, found.high)), found.n)
+    by_seed = np.log2(gains["gain"]).groupby(gains["seed"]).median()
+    return statistics.t_interval(by_seed - 1) if len(by_seed) else Interval(nan, nan, nan, 0)
 
 
 def jump(results: Results) -> Interval | None:
