@@ -29,3 +29,16 @@ def test_sides_that_differ_get_no_ratio():
     for other in (curve + 1e-3, curve * torch.nan):
         with pytest.raises(SystemExit, match="far: the two sides differ by"):
             must_agree(curve, other, "far")
+
+
+def test_the_teleport_benchmark_compares_one_direction_and_one_norm():
+    from benchmarks import teleport
+
+    case = teleport.Case((12, 8, 8, 3), rows=6)
+    ours, theirs = case.directions()
+    assert (ours - theirs).abs().max() < 1e-4  # float32
+    scores = case.score_candidates()
+    first = case.scaling.act(case.theta, case.candidates[:, 0])
+    direct = teleport.ensemble.gradient(case.problem, first)[1].square().sum(-1)
+    torch.testing.assert_close(scores[:, 0], direct, rtol=1e-4, atol=0)
+    assert case.ascend().isfinite().all()
