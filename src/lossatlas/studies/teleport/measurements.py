@@ -220,18 +220,22 @@ def official_invariant(results: Results) -> Interval:
     return exactly(changes.median(), len(changes))
 
 
-def worst_exact(results: Results) -> Interval:
+def exact_teleports(results: Results) -> pd.DataFrame:
+    """One row for each exact teleport of the regression: optimiser, arm, seed."""
     runs = results.tables["regression"]
-    exact = runs[runs["arm"].str.contains("gl-|scaling-|balance") & (runs["experiment"] == "run")]
-    moved = exact[exact["outcome"] == 0]
+    runs = runs[runs["arm"].str.contains("gl-|scaling-|balance") & (runs["experiment"] == "run")]
+    return runs.drop_duplicates(["optimizer", "arm", "seed"])
+
+
+def worst_exact(results: Results) -> Interval:
+    found = exact_teleports(results)
+    moved = found[found["outcome"] == 0]
     return exactly(moved["loss_change"].abs().max(), len(moved))
 
 
 def refused(results: Results) -> Interval:
-    runs = results.tables["regression"]
-    exact = runs[runs["arm"].str.contains("gl-|scaling-|balance") & (runs["experiment"] == "run")]
-    once = exact.drop_duplicates(["optimizer", "arm", "seed"])
-    return statistics.wilson(int((once["outcome"] > 0).sum()), len(once))
+    found = exact_teleports(results)
+    return statistics.wilson(int((found["outcome"] > 0).sum()), len(found))
 
 
 def speed_up(in_gradients: bool) -> Callable[[Results], Interval]:
