@@ -65,3 +65,16 @@ def test_a_generations_two_evaluators_agree_and_it_steps_as_the_definition_says(
     values = evolution.ranks(losses)
     step = case.theta - benchmark.RATE * evolution.estimate(noise, values, benchmark.SIGMA, True, "ranks")
     assert (case.ours() - step).abs().max() < AGREEMENT
+
+
+def test_the_teleport_benchmark_compares_one_direction_and_one_norm():
+    from benchmarks import teleport
+
+    case = teleport.Case((12, 8, 8, 3), rows=6)
+    ours, theirs = case.directions()
+    assert (ours - theirs).abs().max() < 1e-4  # float32
+    scores = case.score_candidates()
+    first = case.scaling.act(case.theta, case.candidates[:, 0])
+    direct = teleport.ensemble.gradient(case.problem, first)[1].square().sum(-1)
+    torch.testing.assert_close(scores[:, 0], direct, rtol=1e-4, atol=0)
+    assert case.ascend().isfinite().all()

@@ -8,11 +8,16 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from lossatlas.general_linear import GeneralLinear
+from lossatlas.groups import PositiveScaling
+from lossatlas.plane_rotation import BOOTH, PlaneRotation
+from matplotlib import pyplot as plt
 
 from lossatlas import data, ensemble
 from lossatlas.claims import load_ledger
 from lossatlas.config import load_schema, validate
 from lossatlas.errors import LossAtlasError
+from lossatlas.figures import teleport as figures
 from lossatlas.problems import Quadratic
 from lossatlas.studies.teleport import baubels, classifiers, functions, measurements, plan, published, regression
 from lossatlas.studies.teleport.descent import Descent, members
@@ -250,6 +255,25 @@ def test_leaps_are_taken_where_the_untouched_accuracy_is_nearest_to_the_publishe
 def test_every_measure_is_in_the_ledger():
     ledger = {claim.id for claim in load_ledger(ROOT / "claims").claims if claim.study == "teleport"}
     assert set(measurements.MEASURES) <= ledger
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_that_diverged_at_every_rate_is_drawn_at_the_edge():
+    rows = [
+        {"arm": arm, "schedule": name, "seed": s, "rate": 0.1, "diverged_at": 3 if name == "0" else -1}
+        | {"train_loss": math.nan if name == "0" else 0.1 + 0.01 * s}
+        for arm, names in (("none", ["none"]), ("gl-ascent", figures.PUBLISHED), ("projected", figures.PUBLISHED))
+        for name in names
+        for s in range(3)
+    ]
+    figure = figures.schedules({"schedules": pd.DataFrame(rows)}, {})
+    edge = [line for line in figure.axes[0].lines if line.get_marker() == ">"]
+    assert [tuple(line.get_xdata()) for line in edge] == [(figures.BOUND,)] * 2
+    drawn = {tuple(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "D"}
+    assert len(next(iter(drawn))) == len(figures.PUBLISHED)  # every published point is overlaid
+    plt.close(figure)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

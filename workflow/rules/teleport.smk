@@ -13,15 +13,6 @@ TELEPORT_RUNS_CODE = code("lossatlas.studies.teleport.runs")
 TELEPORT_FIGURE_CODE = code("lossatlas.figures.teleport", "lossatlas.tables")
 
 
-def teleport_files(*experiments):
-    """Tables and arrays of some experiments, all of them if none is named."""
-    return [
-        f"results/{tier}/teleport/runs/{name}.{kind}"
-        for kind in ("csv", "npz")
-        for name in experiments or TELEPORT
-    ]
-
-
 rule teleport_run:
     output:
         table=f"results/{tier}/teleport/runs/{{experiment}}.csv",
@@ -68,7 +59,8 @@ rule teleport_measurements:
 rule figure_teleport_trajectories:
     """Figure: descent on Rosenbrock and Booth with and without teleports (Zhao et al. 2022, Figure 2)."""
     input:
-        teleport_files("functions"),
+        f"results/{tier}/teleport/runs/functions.csv",
+        f"results/{tier}/teleport/runs/functions.npz",
     output:
         report(
             f"results/{tier}/figures/teleport_trajectories.png",
@@ -91,7 +83,8 @@ rule figure_teleport_trajectories:
 rule figure_teleport_loss:
     """Figure: loss of the MLP regression against gradient equivalents, at the published and at tuned rates."""
     input:
-        teleport_files("regression"),
+        f"results/{tier}/teleport/runs/regression.csv",
+        f"results/{tier}/teleport/runs/regression.npz",
     output:
         report(
             f"results/{tier}/figures/teleport_loss.png",
@@ -114,7 +107,8 @@ rule figure_teleport_loss:
 rule figure_teleport_orbit:
     """Figure: gradient norm against sharpness along orbits, and the tuned full-batch control."""
     input:
-        teleport_files("control"),
+        f"results/{tier}/teleport/runs/control.csv",
+        f"results/{tier}/teleport/runs/control.npz",
     output:
         report(
             f"results/{tier}/figures/teleport_orbit.png",
@@ -137,7 +131,8 @@ rule figure_teleport_orbit:
 rule figure_teleport_leap:
     """Figure: what the leap of baubels/gradient_teleportation is made of."""
     input:
-        teleport_files("baubels"),
+        f"results/{tier}/teleport/runs/baubels.csv",
+        f"results/{tier}/teleport/runs/baubels.npz",
     output:
         report(
             f"results/{tier}/figures/teleport_leap.png",
@@ -160,7 +155,8 @@ rule figure_teleport_leap:
 rule figure_teleport_schedules:
     """Figure: final loss by schedule of the teleports (Zhao et al. 2022, MNIST)."""
     input:
-        teleport_files("schedules"),
+        f"results/{tier}/teleport/runs/schedules.csv",
+        f"results/{tier}/teleport/runs/schedules.npz",
     output:
         report(
             f"results/{tier}/figures/teleport_schedules.png",

@@ -54,12 +54,19 @@ def logs(values: pd.Series) -> pd.Series:
         return np.log(values.astype(float)).fillna(np.inf)
 
 
-def at_best_rate(runs: pd.DataFrame, rate: str, score: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
-    """Scores by seed (less is better, inf diverged) at the rate of the least mean, WORST above the least for inf."""
+def best_rate(runs: pd.DataFrame, rate: str, score: Callable[[pd.DataFrame], pd.Series]) -> float:
+    """The rate of the least mean score over seeds (inf diverged, counted as WORST above the least of all)."""
     table = runs.assign(score=score(runs)).pivot_table(index="seed", columns=rate, values="score", dropna=False)
     finite = table.where(np.isfinite(table))
-    means = finite.fillna(np.nanmin(finite.to_numpy()) + WORST).mean() if np.isfinite(table.to_numpy()).any() else None
-    return table.iloc[:, 0] if means is None else table[means.idxmin()]
+    if finite.isna().all(axis=None):
+        return table.columns[0]
+    return finite.fillna(np.nanmin(finite.to_numpy()) + WORST).mean().idxmin()
+
+
+def at_best_rate(runs: pd.DataFrame, rate: str, score: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
+    """Scores by seed at the best rate; less is better, inf diverged."""
+    chosen = runs[runs[rate] == best_rate(runs, rate, score)]
+    return score(chosen).set_axis(chosen["seed"])
 
 
 def difference(a: pd.Series, b: pd.Series) -> np.ndarray:
@@ -156,7 +163,7 @@ def hurts(results: Results) -> Interval:
 
 def boost(results: Results) -> Interval:
     ratios = results.arrays["functions"]["moment_ratio"]
-    return statistics.t_interval(ratios[:, 0])
+    return statistics.t_interval(ratios[:, 0] - 1)
 
 
 def line_search(name: str) -> Callable[[Results], Interval]:
@@ -213,18 +220,22 @@ def official_invariant(results: Results) -> Interval:
     return exactly(changes.median(), len(changes))
 
 
-def worst_exact(results: Results) -> Interval:
+def exact_teleports(results: Results) -> pd.DataFrame:
+    """One row for each exact teleport of the regression: optimiser, arm, seed."""
     runs = results.tables["regression"]
-    exact = runs[runs["arm"].str.contains("gl-|scaling-|balance") & (runs["experiment"] == "run")]
-    moved = exact[exact["outcome"] == 0]
+    runs = runs[runs["arm"].str.contains("gl-|scaling-|balance") & (runs["experiment"] == "run")]
+    return runs.drop_duplicates(["optimizer", "arm", "seed"])
+
+
+def worst_exact(results: Results) -> Interval:
+    found = exact_teleports(results)
+    moved = found[found["outcome"] == 0]
     return exactly(moved["loss_change"].abs().max(), len(moved))
 
 
 def refused(results: Results) -> Interval:
-    runs = results.tables["regression"]
-    exact = runs[runs["arm"].str.contains("gl-|scaling-|balance") & (runs["experiment"] == "run")]
-    once = exact.drop_duplicates(["optimizer", "arm", "seed"])
-    return statistics.wilson(int((once["outcome"] > 0).sum()), len(once))
+    found = exact_teleports(results)
+    return statistics.wilson(int((found["outcome"] > 0).sum()), len(found))
 
 
 def speed_up(in_gradients: bool) -> Callable[[Results], Interval]:
@@ -257,11 +268,8 @@ def regression_time(arm: str) -> Callable[[Results], Interval]:
         curves = {}
         for which in (name, "none"):
             mine = of(runs, which)
-            table = mine.assign(score=final_log(mine)).pivot_table(
-                index="seed", columns="rate_multiple", values="score"
-            )
-            means = table.replace(np.inf, table.replace(np.inf, np.nan).min().min() + WORST).mean()
-            curves[which] = results.arrays["regression"][f"sgd/{which}"][:, multiples.index(means.idxmin())]
+            best = multiples.index(best_rate(mine, "rate_multiple", final_log))
+            curves[which] = results.arrays["regression"][f"sgd/{which}"][:, best]
         target = curves["none"][:, EPOCHS * 3 // 4]
         needed = {}
         for which, curve in curves.items():
@@ -278,14 +286,11 @@ def regression_time(arm: str) -> Callable[[Results], Interval]:
 
 
 def schedule_scores(results: Results, arm: str, schedule: str, column: str = "train_loss") -> pd.Series:
+    """Log of a final loss by seed, at the rate of the best train loss."""
     runs = results.tables["schedules"]
     runs = runs[(runs["arm"] == arm) & (runs["schedule"] == schedule)]
-    if column == "train_loss":
-        return at_best_rate(runs, "rate", diverged_logs("train_loss"))
-    best = at_best_rate(runs, "rate", diverged_logs("train_loss"))
-    chosen = runs.assign(score=diverged_logs("train_loss")(runs)).set_index("seed")
-    chosen = chosen[np.isclose(chosen["score"], best.reindex(chosen.index)) | ~np.isfinite(chosen["score"])]
-    return logs(chosen.groupby(level=0)[column].first())
+    chosen = runs[runs["rate"] == best_rate(runs, "rate", diverged_logs("train_loss"))]
+    return diverged_logs(column)(chosen).set_axis(chosen["seed"])
 
 
 def diverged_logs(column: str) -> Callable[[pd.DataFrame], pd.Series]:
@@ -339,9 +344,8 @@ def page(arm: str, conditions: Sequence[Sequence[str]]) -> Callable[[Results], I
 def schedule_gain(results: Results) -> Interval:
     runs = results.tables["schedules"]
     gains = runs[(runs["arm"] == "projected") & np.isfinite(runs["gain"])]
-    by_seed = np.log(gains["gain"]).groupby(gains["seed"]).median()
-    found = statistics.t_interval(by_seed) if len(by_seed) else Interval(nan, nan, nan, 0)
-    return Interval(*(float(np.exp(v)) for v in (found.value, found.low, found.high)), found.n)
+    by_seed = np.log2(gains["gain"]).groupby(gains["seed"]).median()
+    return statistics.t_interval(by_seed - 1) if len(by_seed) else Interval(nan, nan, nan, 0)
 
 
 def jump(results: Results) -> Interval | None:
