@@ -31,7 +31,7 @@ CURVES: Mapping[str, Callable[[Tensor], Tensor]] = {"bezier": bezier, "polychain
 
 def points(kind: str, control: Tensor, t: Tensor) -> Tensor:
     """Points (..., T, P) of the curve with the control points (..., 3, P) at t (T,); exactly the ends at 0 and 1."""
-    return CURVES[kind](t).to(control.dtype) @ control
+    return CURVES[kind](t).to(control) @ control
 
 
 def straight(ends: Tensor) -> Tensor:
@@ -127,5 +127,5 @@ def bend_gradient(problem, kind: str, control: Tensor, t: Tensor, weight_decay: 
     theta = points(kind, control, t)
     _, slopes = ensemble.gradient(problem, theta.flatten(0, 1))
     slopes = slopes.view(theta.shape) + weight_decay * theta
-    weights = CURVES[kind](t)[:, 1].to(theta.dtype) / len(t)
+    weights = CURVES[kind](t)[:, 1].to(theta) / len(t)
     return torch.einsum("t,mtp->mp", weights, slopes)

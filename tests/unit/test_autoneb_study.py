@@ -126,6 +126,7 @@ SETTINGS = {
         "pairs": 2,
         "tuning_pairs": 1,
         "learning_rates": [0.03, 0.1],
+        "curve_rates": [0.3, 1.0],
         "points_per_step": 3,
         "published_pairs": 1,
         "published_steps": 0.001,

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lossatlas.figures import style
 from lossatlas.figures.style import save
@@ -51,11 +51,11 @@ def cycles(arrays: Arrays) -> Figure:
     with style.paper():
         figure, (left, right) = plt.subplots(1, 2, figsize=(style.PAGE, 2.7), layout="constrained", sharey=True)
         count = sum(name.startswith("autoneb_cycle") and name.endswith("_loss") for name in arrays)
-        shades = plt.get_cmap("viridis_r")(np.linspace(0.05, 0.95, count))
+        shades = ["0.6", *plt.get_cmap("viridis_r")(np.linspace(0.25, 0.95, max(1, count - 1)))]
         for i in range(count):
             arc, loss = arrays[f"autoneb_cycle{i}_arc"], arrays[f"autoneb_cycle{i}_loss"]
-            left.plot(arc, loss, color=shades[i], linewidth=1.0)
-            _label_at_top(left, arc, loss, "straight line" if i == 0 else f"cycle {i}", shades[i])
+            left.plot(arc, loss, color=shades[i], linewidth=1.0, label=f"cycle {i}" if i else "straight line")
+        left.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.6))
         left.set(xlabel="position on the path  s", ylabel="training loss", yscale="log", xlim=(0, 1))
         left.set_title("a  after each cycle of AutoNEB")
         drawn = [arm for arm in COLOURS if f"{arm}_loss" in arrays]
@@ -65,21 +65,6 @@ def cycles(arrays: Arrays) -> Figure:
         right.set_title("b  other paths for the same gradients")
         right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return figure
-
-
-def _label_at_top(axes: Axes, x: np.ndarray, y: np.ndarray, text: str, colour) -> None:
-    top = int(np.argmax(y))
-    left_half = x[top] < 0.5
-    offset = (3, 2) if left_half else (-3, 2)
-    style.tag(
-        axes,
-        text,
-        (x[top], y[top]),
-        colour,
-        xytext=offset,
-        textcoords="offset points",
-        ha="left" if left_half else "right",
-    )
 
 
 # --- levels against width and depth -----------------------------------------------------------------------------------
@@ -176,14 +161,7 @@ def _disconnectivity(axes: Axes, rows: pd.DataFrame) -> None:
         place[frozenset(first | second)] = ((feet[0][0] + feet[1][0]) / 2, height)
     axes.scatter([order.index(m) for m in range(n)], [losses[m] for m in range(n)], s=12, color=style.BLUE, zorder=3)
     axes.set_xticks(range(n), [str(m + 1) for m in order])
-    axes.set(xlabel="minimum", ylabel="training loss", title="a  disconnectivity graph", yscale="log")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    low, high = axes.get_ylim()
-    ticks = [
-        t for t in (1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 8e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1) if low <= t <= high
-    ]
-    axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    axes.set(xlabel="minimum", ylabel="training loss", title="a  disconnectivity graph")
 
 
 def _leaf_order(joins: Sequence[tuple[set[int], set[int], float]], n: int) -> list[int]:
@@ -208,7 +186,8 @@ def _anytime(axes: Axes, anytime: pd.DataFrame) -> None:
         axes.errorbar(
             x, mean, half, color=colour, marker=marker, markersize=3.5, capsize=2, elinewidth=0.8, label=order
         )
-    axes.set(xlabel="bands run", ylabel="mean saddle of the tree / of the star", title="b  anytime curve")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="bands run", ylabel="mean saddle / that of the star", title="b  anytime curve of the tree")
     axes.legend(frameon=False, title="pairs after the star", title_fontsize=7)
 
 
@@ -221,10 +200,20 @@ def _starts(axes: Axes, bands: pd.DataFrame) -> None:
     if len(both):
         low, high = both.min().min() / 1.2, both.max().max() * 1.2
         axes.plot([low, high], [low, high], **style.THRESHOLD)
-        axes.set(xlim=(low, high), ylim=(low, high), xscale="log", yscale="log")
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        _decades_only(axes, low, high)
         style.tag(axes, "concatenation worse", (0.04, 0.92), "0.35", xycoords="axes fraction")
         style.tag(axes, "better", (0.96, 0.04), "0.35", xycoords="axes fraction", ha="right")
     axes.set(xlabel="saddle, straight start", ylabel="saddle, concatenated start", title="c  replacement bands")
+
+
+def _decades_only(axes: Axes, low: float, high: float) -> None:
+    """Labels 1, 2 and 5 of each decade, which do not run into each other."""
+    ticks = [digit * 10.0**power for power in range(-7, 8) for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_minor_formatter(NullFormatter())
 
 
 # --- lengths ----------------------------------------------------------------------------------------------------------
@@ -254,7 +243,7 @@ def length(level_rows: pd.DataFrame, arms: pd.DataFrame, networks: Mapping[str, 
         axes.axhline(below - 0.5, color="0.7", linewidth=0.6)
         axes.set_yticks(range(len(lines)), [label for label, *_ in lines])
         axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=(0.95, None), xlabel="length / straight distance")
-        style.tag(axes, "published ranges shaded", (0.98, 0.02), "0.35", xycoords="axes fraction", ha="right")
+        axes.set_title("published ranges shaded", fontweight="normal")
         return figure
 
 
@@ -320,5 +309,6 @@ def _schedules(axes: Axes, cycle_rows: pd.DataFrame) -> None:
             style.tag(axes, " a tenth", (0.1 * whole, 0.95), "0.35", xycoords=("data", "axes fraction"))
             style.tag(axes, "published + 5 %", (0.02, 1.06 * final), "0.35", xycoords=("axes fraction", "data"))
     axes.set(xscale="log", yscale="log", xlabel="sample gradients, looks included", ylabel="lowest saddle so far")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("b  published schedule and ours")
     axes.legend(frameon=False, loc="upper right")

@@ -87,10 +87,9 @@ def tune(setting: Setting, progress: Callable[[int, int], None] | None = None) -
     """Rows (arm, learning_rate, pair, saddle) of every tuned arm at every rate, on the tuning pairs."""
     comparison = setting.settings["comparison"]
     pairs = plan.tuning_pairs(comparison)
-    rates = comparison["learning_rates"]
     rows = []
     for done, arm in enumerate(TUNED):
-        for rate in rates:
+        for rate in comparison["curve_rates" if arm in CURVES else "learning_rates"]:
             for number, result in enumerate(_run(setting, arm, pairs, rate)):
                 saddle = float(result.profile.values["train_loss"].max())
                 rows.append({"arm": arm, "learning_rate": rate, "pair": number, "saddle": saddle})

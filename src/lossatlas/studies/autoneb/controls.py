@@ -95,9 +95,9 @@ def _copies(
     yield "permuted", _row("matched", matched, float(matching.passes), recovered)
     yield "permuted", band(theta, copy, "permuted")
 
-    far = rescaled(problems.train, theta[None], torch.tensor([RESCALING]))[0]
+    far = rescaled(problems.train, theta[None], torch.tensor([RESCALING]).to(theta))[0]
     yield "rescaled", _row("segment", paths.segment_profile(problems, theta, far))
-    scales = RESCALING ** torch.linspace(0, 1, ALONG)
+    scales = (RESCALING ** torch.linspace(0, 1, ALONG)).to(theta)
     along = rescaled(problems.train, theta.expand(ALONG, -1), scales)
     yield "rescaled", _row("explicit", paths.polyline_profile(problems, along, 1))
     yield "rescaled", band(theta, far, "rescaled")

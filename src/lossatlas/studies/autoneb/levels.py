@@ -140,7 +140,7 @@ def _wrong(problem: NetworkProblem, theta: Tensor) -> Tensor:
 
 
 def _ensembles(problem: NetworkProblem, pivots: Tensor) -> dict[str, float]:
-    where = torch.linspace(0, len(pivots) - 1, 5, dtype=torch.float64)
+    where = torch.linspace(0, len(pivots) - 1, 5, dtype=torch.float64, device=pivots.device)
     with torch.no_grad():
         logits = problem.logits(points(pivots, where)).double()
     right = [mean.argmax(-1) == problem.y for mean in (logits.softmax(-1).mean(0), logits[[0, -1]].softmax(-1).mean(0))]

@@ -80,7 +80,7 @@ def networks_table(tables: Tables) -> pd.DataFrame:
         row = {"ensemble": name, "arm": arm, **cell[about].iloc[0].to_dict(), "pairs": len(cell)}
         row["norm"] = name.endswith("bn")
         for key, value in values.items():
-            found = statistics.t_interval(value)
+            found = _mean(value)
             row |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -92,8 +92,7 @@ def methods_table(tables: Tables) -> pd.DataFrame:
     reference = _paired_column(tables, "budget", "autoneb", "train_loss_saddle")
     for (family, arm), cell in tables.arms.groupby(["family", "arm"], sort=False):
         saddle = cell.set_index("pair")["train_loss_saddle"]
-        mean = statistics.t_interval(saddle)
-        logs = statistics.t_interval(np.log(saddle))
+        mean, logs = _mean(saddle), _mean(np.log(saddle))
         row = {"family": family, "arm": arm, "pairs": len(cell), "learning_rate": cell["learning_rate"].iloc[0]}
         row |= {"saddle": mean.value, "saddle_low": mean.low, "saddle_high": mean.high}
         row |= {"geometric": np.exp(logs.value), "geometric_low": np.exp(logs.low), "geometric_high": np.exp(logs.high)}
@@ -104,7 +103,7 @@ def methods_table(tables: Tables) -> pd.DataFrame:
         }
         row |= {"difference": nan, "difference_low": nan, "difference_high": nan}
         if family != "norm" and set(saddle.index) <= set(reference.index):
-            change = statistics.t_interval(saddle - reference[saddle.index])
+            change = _mean(saddle - reference[saddle.index])
             row |= {"difference": change.value, "difference_low": change.low, "difference_high": change.high}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -141,10 +140,16 @@ def _exact(value: float, n: int) -> Interval:
     return Interval(float(value), float(value), float(value), int(n))
 
 
-def _t(values: Iterable[float], level: float = 0.95) -> Found:
+def _mean(values: Iterable[float], level: float = 0.95) -> Interval:
+    """Student's interval of what is finite; `n` counts it, and the tables have the rest and its `outcome`."""
     values = np.asarray(list(values), float)
-    values = values[np.isfinite(values)]
-    return statistics.t_interval(values, level) if len(values) else None
+    return statistics.t_interval(values[np.isfinite(values)], level)
+
+
+def _t(values: Iterable[float], level: float = 0.95) -> Found:
+    """The same, None where nothing is finite."""
+    found = _mean(values, level)
+    return found if found.n else None
 
 
 def _rng(name: str) -> np.random.Generator:

@@ -87,7 +87,7 @@ def fitted(base: Schedule, rows: int, budget: float, start: int = 2) -> Schedule
 def polyline_profile(problems: Problems, pivots: Tensor, gap_points: int = GAP_POINTS) -> barriers.Profile:
     """A path (N, P), at `gap_points` intervals in each gap."""
     grid = torch.linspace(0, len(pivots) - 1, (len(pivots) - 1) * gap_points + 1, dtype=torch.float64)
-    return barriers.measure(partial(points, pivots), grid, *problems)
+    return barriers.measure(lambda positions: points(pivots, positions.to(pivots.device)), grid, *problems)
 
 
 def segment_profile(problems: Problems, a: Tensor, b: Tensor, intervals: int = CURVE_POINTS - 1) -> barriers.Profile:

@@ -26,7 +26,7 @@ from lossatlas.problems import CurvyValley, DoubleWell, Eggcarton, MuellerBrown,
 
 PIVOTS = 11
 SPRING_PIVOTS = 12  # even, so that no pivot sits on the double well's saddle by symmetry
-STEPS = 300
+STEPS = 200
 SPRINGS = tuple(np.logspace(-2, 2, 9).tolist())  # four decades
 STIFF = 3e4  # where the mechanical model is the straight line to a part in a hundred
 NEB_SPRINGS = (0.1, 1.0, 10.0, 100.0)  # three decades
