@@ -8,9 +8,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from lossatlas.general_linear import GeneralLinear
-from lossatlas.groups import PositiveScaling
-from lossatlas.plane_rotation import BOOTH, PlaneRotation
 from matplotlib import pyplot as plt
 
 from lossatlas import data, ensemble
