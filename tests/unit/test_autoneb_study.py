@@ -130,6 +130,7 @@ SETTINGS = {
         "points_per_step": 3,
         "published_pairs": 1,
         "published_steps": 0.001,
+        "ours_steps": 1.0,
     },
     "stability": {"initialisations": 2, "orders": 2, "branches": [0.0, 0.5], "points": 5},
     "controls": {"networks": 1, "xor_networks": 1},

@@ -55,7 +55,7 @@ def cycles(arrays: Arrays) -> Figure:
         for i in range(count):
             arc, loss = arrays[f"autoneb_cycle{i}_arc"], arrays[f"autoneb_cycle{i}_loss"]
             left.plot(arc, loss, color=shades[i], linewidth=1.0, label=f"cycle {i}" if i else "straight line")
-        left.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.6))
+        left.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.65))
         left.set(xlabel="position on the path  s", ylabel="training loss", yscale="log", xlim=(0, 1))
         left.set_title("a  after each cycle of AutoNEB")
         drawn = [arm for arm in COLOURS if f"{arm}_loss" in arrays]
@@ -188,7 +188,8 @@ def _anytime(axes: Axes, anytime: pd.DataFrame) -> None:
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="bands run", ylabel="mean saddle / that of the star", title="b  anytime curve of the tree")
-    axes.legend(frameon=False, title="pairs after the star", title_fontsize=7)
+    axes.set_ylim(None, axes.get_ylim()[1] + 0.35 * np.ptp(axes.get_ylim()))
+    axes.legend(frameon=False, title="pairs after the star", title_fontsize=7, loc="upper right")
 
 
 def _starts(axes: Axes, bands: pd.DataFrame) -> None:
