@@ -307,8 +307,8 @@ def _schedules(axes: Axes, cycle_rows: pd.DataFrame) -> None:
             final, whole = mean["best"].iloc[-1], mean["sample_gradients"].iloc[-1]
             axes.axhline(1.05 * final, **style.THRESHOLD)
             axes.axvline(0.1 * whole, **style.THRESHOLD)
-            style.tag(axes, " a tenth", (0.1 * whole, 0.95), "0.35", xycoords=("data", "axes fraction"))
-            style.tag(axes, "published + 5 %", (0.02, 1.06 * final), "0.35", xycoords=("axes fraction", "data"))
+            style.tag(axes, " a tenth", (0.1 * whole, 0.03), "0.35", xycoords=("data", "axes fraction"))
+            style.tag(axes, "+ 5 %", (0.98, 1.07 * final), "0.35", xycoords=("axes fraction", "data"), ha="right")
     axes.set(xscale="log", yscale="log", xlabel="sample gradients, looks included", ylabel="lowest saddle so far")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("b  published schedule and ours")
