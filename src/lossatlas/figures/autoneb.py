@@ -97,7 +97,7 @@ def levels(networks: pd.DataFrame) -> Figure:
             for arm, value, label, colour, marker, dash in BARRIERS:
                 _line(axes[1, column], rows[rows["arm"] == arm], way, value, label, colour, marker, dash)
             fixed = f"{other} {rows[other].iloc[0]}" if len(rows) else ""
-            axes[0, column].set_title(f"{'ab'[column]}  levels against {way}, {data}, {fixed}")
+            axes[0, column].set_title(f"{'ab'[column]}  levels ({data}, {fixed})")
             axes[1, column].set_title(f"{'cd'[column]}  barriers against {way}")
             for axis in axes[:, column]:
                 axis.set(yscale="log", xscale="log")
