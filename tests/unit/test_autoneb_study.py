@@ -130,6 +130,7 @@ SETTINGS = {
         "points_per_step": 3,
         "published_pairs": 1,
         "published_steps": 0.001,
+        "ours_steps": 1.0,
     },
     "stability": {"initialisations": 2, "orders": 2, "branches": [0.0, 0.5], "points": 5},
     "controls": {"networks": 1, "xor_networks": 1},
@@ -562,3 +563,15 @@ def test_the_figures_are_drawn_from_tables_alone(tmp_path):
         figures.save(figure, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
         plt.close(figure)
+
+
+def test_the_surfaces_rows_are_read_with_the_sign_and_the_zero_of_their_claims():
+    rows = [("negative_curvatures", 1.0), ("negative_curvatures", 1.0), ("saddle_error", 2e-9), ("bump_recall", 1.0)]
+    frame = pd.DataFrame(rows, columns=["quantity", "value"])
+    tables = tables_of(surfaces=frame)
+    assert measurements.MEASURES["saddle_index"](tables).value == 0
+    assert measurements.MEASURES["minimax"](tables).value == 2e-9
+    assert measurements.MEASURES["bump_recall"](tables).value == 1
+    frame.loc[0, "value"] = 0.0  # a minimum in place of a saddle
+    assert measurements.MEASURES["saddle_index"](tables).value == 1
+    assert measurements.MEASURES["local_mep_eggcarton"](tables) is None

@@ -55,7 +55,7 @@ def cycles(arrays: Arrays) -> Figure:
         for i in range(count):
             arc, loss = arrays[f"autoneb_cycle{i}_arc"], arrays[f"autoneb_cycle{i}_loss"]
             left.plot(arc, loss, color=shades[i], linewidth=1.0, label=f"cycle {i}" if i else "straight line")
-        left.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.6))
+        left.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.65))
         left.set(xlabel="position on the path  s", ylabel="training loss", yscale="log", xlim=(0, 1))
         left.set_title("a  after each cycle of AutoNEB")
         drawn = [arm for arm in COLOURS if f"{arm}_loss" in arrays]
@@ -97,7 +97,7 @@ def levels(networks: pd.DataFrame) -> Figure:
             for arm, value, label, colour, marker, dash in BARRIERS:
                 _line(axes[1, column], rows[rows["arm"] == arm], way, value, label, colour, marker, dash)
             fixed = f"{other} {rows[other].iloc[0]}" if len(rows) else ""
-            axes[0, column].set_title(f"{'ab'[column]}  levels against {way}, {data}, {fixed}")
+            axes[0, column].set_title(f"{'ab'[column]}  levels ({data}, {fixed})")
             axes[1, column].set_title(f"{'cd'[column]}  barriers against {way}")
             for axis in axes[:, column]:
                 axis.set(yscale="log", xscale="log")
@@ -188,7 +188,8 @@ def _anytime(axes: Axes, anytime: pd.DataFrame) -> None:
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="bands run", ylabel="mean saddle / that of the star", title="b  anytime curve of the tree")
-    axes.legend(frameon=False, title="pairs after the star", title_fontsize=7)
+    axes.set_ylim(None, axes.get_ylim()[1] + 0.35 * np.ptp(axes.get_ylim()))
+    axes.legend(frameon=False, title="pairs after the star", title_fontsize=7, loc="upper right")
 
 
 def _starts(axes: Axes, bands: pd.DataFrame) -> None:
@@ -306,8 +307,8 @@ def _schedules(axes: Axes, cycle_rows: pd.DataFrame) -> None:
             final, whole = mean["best"].iloc[-1], mean["sample_gradients"].iloc[-1]
             axes.axhline(1.05 * final, **style.THRESHOLD)
             axes.axvline(0.1 * whole, **style.THRESHOLD)
-            style.tag(axes, " a tenth", (0.1 * whole, 0.95), "0.35", xycoords=("data", "axes fraction"))
-            style.tag(axes, "published + 5 %", (0.02, 1.06 * final), "0.35", xycoords=("axes fraction", "data"))
+            style.tag(axes, " a tenth", (0.1 * whole, 0.03), "0.35", xycoords=("data", "axes fraction"))
+            style.tag(axes, "+ 5 %", (0.98, 1.07 * final), "0.35", xycoords=("axes fraction", "data"), ha="right")
     axes.set(xscale="log", yscale="log", xlabel="sample gradients, looks included", ylabel="lowest saddle so far")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("b  published schedule and ours")

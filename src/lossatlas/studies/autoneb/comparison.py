@@ -247,7 +247,9 @@ def _cycles(setting: Setting, arm: str, ends: Tensor, rate: float, generator: to
     elif arm == "tangent-bisector":
         switches = replace(CORRECTED, tangent="bisector")
     elif arm == "published":
-        own, budget = replace(PUBLISHED, batch_size=own.batch_size).scaled(_published_steps(setting)), None
+        own, budget = replace(PUBLISHED, batch_size=own.batch_size).scaled(_share(setting, "published_steps")), None
+    elif arm == "ours":
+        own, budget = own.scaled(_share(setting, "ours_steps")), None
     recorder = Recorder()
     found = connect(problem, *ends, own, arm=switches, generator=generator, budget=budget, store=recorder)
     profile = paths.polyline_profile(setting.problems, found.pivots, setting.settings["gap_points"])
@@ -255,8 +257,8 @@ def _cycles(setting: Setting, arm: str, ends: Tensor, rate: float, generator: to
     return Result(profile, columns, paths.cycle_rows(found), recorder.shapes(found))
 
 
-def _published_steps(setting: Setting) -> float:
-    return setting.settings["comparison"]["published_steps"]
+def _share(setting: Setting, key: str) -> float:
+    return setting.settings["comparison"][key]
 
 
 class Recorder:

@@ -3,7 +3,7 @@
 Groups of minima are independent of each other. A round is several jobs, each of which runs a part of the round's
 bands; what they are follows from the results of the rounds before, so every job of a round finds the same list.
 After the star each suggested pair gets two bands of equal budget: one from the straight line, one from the path
-that the tree has already (the concatenation of its local paths).
+that the tree has already (the concatenation of its local paths, with all their pivots and so fewer steps).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossatlas import barriers
 from lossatlas.data import DataSet
-from lossatlas.elastic_band import auto_neb, minimum_tree, resample, star, start_path, suggest
+from lossatlas.elastic_band import auto_neb, minimum_tree, star, start_path, suggest
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import paths, plan
 from lossatlas.studies.settings import Baseline
@@ -111,7 +111,6 @@ def measure(
         generator = paths.generator("tree", *baseline.hidden, band.name)
         cycles = schedule
         if band.start == "concatenated":
-            path = resample(path, paths.final_pivots(schedule))
             cycles = paths.without_insertion(schedule)
             budget = paths.cost_limit(schedule, problems.train.rows)
             cycles = paths.fitted(cycles, problems.train.rows, budget, len(path))

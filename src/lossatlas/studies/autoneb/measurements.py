@@ -641,7 +641,7 @@ NORM = ("norm", "autoneb-13c8ba8")
 MEASURES: dict[str, Callable[[Tables], Found]] = {
     "minimax": _surface("saddle_error"),
     "saddle_gradient": _surface("gradient_norm"),
-    "saddle_index": _surface("negative_curvatures", lambda v: 1 + max(abs(v - 1))),
+    "saddle_index": _surface("negative_curvatures", lambda v: max(abs(v - 1))),
     "small_springs": _surface("small_springs_violations", sum),
     "large_springs_length": _surface("large_springs_length"),
     "large_springs_saddle": _surface("large_springs_saddle"),
