@@ -6,10 +6,10 @@ import sys
 
 import torch
 
-from benchmarks import ensemble, sweep
+from benchmarks import composite, ensemble, sweep
 from benchmarks.measure import HEADER
 
-ALL = {"sweep": sweep, "ensemble": ensemble}
+ALL = {"sweep": sweep, "ensemble": ensemble, "composite": composite}
 
 
 def main() -> None:

@@ -192,9 +192,7 @@ class AugmentedLagrangian:
     def __init__(self, limits: Tensor, penalty: float = 1.0, rate: float = 0.01):
         self.limits, self.penalty, self.rate = limits, penalty, rate
         if not limits.isnan().any() or limits.isnan().all():
-            raise LossAtlasError(
-                "an augmented Lagrangian needs objectives (limit NaN) and constraints (a limit)"
-            )
+            raise LossAtlasError("an augmented Lagrangian needs objectives (limit NaN) and constraints (a limit)")
         self.multipliers: Tensor | None = None
 
     def __call__(self, seen: Seen) -> Tensor:

@@ -92,5 +92,3 @@ class ClassifierTask:
     def _error(self, problem, theta: Tensor) -> Tensor:
         with torch.no_grad():
             return problem.example_errors(problem.logits(theta)).double().mean(-1).cpu()
-
-

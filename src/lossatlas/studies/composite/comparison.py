@@ -54,7 +54,7 @@ def run(
     store: Store | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Outcome]:
-    """{arm: outcome} of all arms of a job; with a `store`, a comparison that was cut short goes on after its last arm."""
+    """{arm: outcome} of all arms of a job; with a `store`, one that was cut short goes on after its last arm."""
     saved = (store.load() if store else None) or {}
     found = {name: Outcome(**fields) for name, fields in saved.items()}
     for done, name in enumerate(job["arms"]):
@@ -122,7 +122,7 @@ def _runs(task, arm: Arm, job, device, cells, rates, weights, tuning: bool) -> t
         row |= {"passes": 1.0 if arm.name.startswith("only ") else found.passes}
         row |= {name: value[i] for name, value in columns.items()}
         if diverged[i] >= 0:
-            row["score"] = float("nan")
+            row |= {"score": float("nan")} | ({"success": False} if "success" in row else {})
         rows.append(row)
     return rows, found
 
@@ -142,9 +142,7 @@ def looks(found: Composition) -> dict[str, Tensor]:
     cosine = found.gramians / (norms[..., None] * norms[..., None, :]).clamp_min(1e-30)
     # the value needs every step, and weights of one scale: those that sum to 1
     whole = found.weights.abs()
-    value = telescoped.values(
-        found.losses.double(), (whole / whole.sum(-1, keepdim=True).clamp_min(1e-30)).double()
-    )
+    value = telescoped.values(found.losses.double(), (whole / whole.sum(-1, keepdim=True).clamp_min(1e-30)).double())
     reweighting = value.reweighting.cumsum(0)
     columns = torch.stack([value.weighted, value.right, value.left, value.middle, reweighting], -1)
     return {

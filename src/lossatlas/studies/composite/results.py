@@ -32,10 +32,7 @@ def rows(task: AutoencoderTask | ClassifierTask, outcomes: Mapping[str, Outcome]
     names = ("early_error", "barrier", "distance")
     nothing = dict.fromkeys(names, float("nan"))
     return [
-        row
-        | {
-            name: (between[row["arm"], row["seed"]] if row["stage"] == "final" else nothing)[name] for name in names
-        }
+        row | {name: (between[row["arm"], row["seed"]] if row["stage"] == "final" else nothing)[name] for name in names}
         for row in found
     ]
 
