@@ -20,6 +20,7 @@ from lossatlas.training import Recipe, Store
 TUNING = 1000  # seeds of the tuning runs start here, so that no evaluated run was tuned on
 STATIC_RANGE = 10.0  # the tuned static weights are log-uniform between 1/10 and 10
 STEPS_LOOKED_AT = 16
+LOOK_EVERY = 4  # steps at least, since a look costs a pass for every loss
 
 
 class Task(Protocol):
@@ -110,7 +111,7 @@ def _runs(task, arm: Arm, job, device, cells, rates, weights, tuning: bool) -> t
         orders=[s + 5000 if arm.name == "sum, other order" else s for s in seeds],
         at=arm.at,
         noise=torch.Generator().manual_seed(name) if arm.noise else None,
-        look_every=job["steps"] if tuning else max(1, job["steps"] // STEPS_LOOKED_AT),
+        look_every=job["steps"] if tuning else max(LOOK_EVERY, job["steps"] // STEPS_LOOKED_AT),
         keep=() if tuning else (max(1, job["steps"] // 4),),
     )
     columns = {name: value.tolist() for name, value in task.judged(found.final, tuning).items()}

@@ -267,7 +267,7 @@ def measure(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str
         critical = critical_team(q, STEEPNESS)
         add("team", f"q={q:g}", q, smallest_escaping_team(q, STEEPNESS), floor(critical) + 1)
         stuck = floor(critical)
-        _, share = team_paths(stuck, q, STEEPNESS, 0.002, 6000)
+        _, share = team_paths(stuck, q, STEEPNESS, 0.02, 600)
         add("share", f"q={q:g}", stuck, share[-1], 0.5)
         if stuck > 2 or q > 0:
             add("flip", f"q={q:g}", stuck, onset_of_flipping(stuck, q, STEEPNESS), 2.0)
