@@ -6,10 +6,10 @@ import sys
 
 import torch
 
-from benchmarks import composite, ensemble, sweep
+from benchmarks import composite, ensemble, perlin, sweep
 from benchmarks.measure import HEADER
 
-ALL = {"sweep": sweep, "ensemble": ensemble, "composite": composite}
+ALL = {"sweep": sweep, "ensemble": ensemble, "perlin": perlin, "composite": composite}
 
 
 def main() -> None:

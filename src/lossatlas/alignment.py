@@ -8,7 +8,7 @@ from torch import Tensor
 from lossatlas.errors import LossAtlasError
 
 NEWTON_STEPS = 6
-TIE = 1e-6  # of the range: values this close to the lowest, more than two grid steps away, are a second minimum
+TIE = 2  # roundings of the range: values this close to the lowest, more than two steps away, are a second minimum
 
 
 class Field(Protocol):
@@ -41,7 +41,7 @@ def global_minimum(field: Field, samples: int = 16) -> Tensor:
         apart = (steps - place[..., k, None]).remainder(size)
         apart = torch.minimum(apart, size - apart) > 2
         far |= apart.view(*apart.shape[:-1], *(size if axis == k else 1 for axis in range(dim)))
-    limit = lowest + TIE * (flat.amax(-1) - lowest)
+    limit = lowest + TIE * torch.finfo(value.dtype).eps * (flat.amax(-1) - lowest)
     if bool((far.flatten(-dim) & (flat <= limit[..., None])).any()):
         raise LossAtlasError("a layer has no unique global minimum to align at: use another seed or more cells")
     return _polished(field, place.to(value.dtype) / samples, 1 / samples)

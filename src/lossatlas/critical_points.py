@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from lossatlas.errors import LossAtlasError
@@ -75,11 +78,10 @@ class StallPoints(NamedTuple):
 def stall_points(direction: Tensor) -> StallPoints:
     """Zeros of a 2-D direction (*batch, 2, X, Y) of dx/dt = -v: winding +1 attracts where div v > 0.
 
-    Where v jumps, a plaquette of winding +1 may also be a sliding equilibrium (Filippov). Raises `LossAtlasError` for
-    other dimensions, which have no such count.
+    For a direction that is continuous at the scale of the grid; for one that jumps see `sliding_points`. Raises
+    `LossAtlasError` for other dimensions, which have no such count.
     """
-    if direction.dim() < 3 or direction.shape[-3] != 2:
-        raise LossAtlasError("windings are counted in two dimensions: give directions (..., 2, X, Y)")
+    _in_the_plane(direction)
     winding = winding_numbers(direction)
     attracts = divergence(direction) > 0
     positive = winding.clamp_min(0)
@@ -88,6 +90,41 @@ def stall_points(direction: Tensor) -> StallPoints:
         return counts.sum((-2, -1), dtype=torch.int64)
 
     return StallPoints(total(positive * attracts), total(positive * ~attracts), total((-winding).clamp_min(0)))
+
+
+def sliding_points(direction: Tensor) -> StallPoints:
+    """`stall_points` of a direction that jumps: touching plaquettes count once, with the sum of their windings.
+
+    Where v jumps to its opposite (a sliding equilibrium, Filippov) the staircase of the grid makes the turn flip sides
+    several times, at any step: each true zero comes with pairs of opposite windings that touch. Sums over clusters
+    leave the totals, and so Poincaré–Hopf, as they are.
+    """
+    _in_the_plane(direction)
+    batch, size = direction.shape[:-3], direction.shape[-2:]
+    winding = winding_numbers(direction).reshape(-1, *size).numpy()
+    spread = divergence(direction).reshape(-1, *size).numpy()
+    counts = torch.tensor([_clusters(w, d) for w, d in zip(winding, spread, strict=True)], dtype=torch.int64)
+    return StallPoints(*counts.reshape(*batch, 3).unbind(-1))
+
+
+def _clusters(winding: np.ndarray, spread: np.ndarray) -> tuple[int, int, int]:
+    """(attractors, repellers, saddles) of one grid (X, Y), clusters taken over touching plaquettes on the torus."""
+    place = np.argwhere(winding)
+    if not len(place):
+        return 0, 0, 0
+    pairs = cKDTree(place, boxsize=winding.shape).query_pairs(1.5, output_type="ndarray")
+    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(place),) * 2)
+    number, label = connected_components(graph, directed=False)
+    at = tuple(place.T)
+    net = np.bincount(label, winding[at], number).round().astype(int)
+    attracts = np.bincount(label, spread[at], number) > 0
+    positive = net.clip(min=0)
+    return int((positive * attracts).sum()), int((positive * ~attracts).sum()), int((-net).clip(min=0).sum())
+
+
+def _in_the_plane(direction: Tensor) -> None:
+    if direction.dim() < 3 or direction.shape[-3] != 2:
+        raise LossAtlasError("windings are counted in two dimensions: give directions (..., 2, X, Y)")
 
 
 def divergence(direction: Tensor) -> Tensor:

@@ -71,11 +71,12 @@ def obnoxious(weights: Tensor, gradients: Tensor, to_goal: Tensor) -> Tensor:
     away.
 
     weights (..., n), gradients (..., n, d), to_goal (..., d) the vector from here to the goal. The member's descent
-    direction -g_i points away from the goal. For n = 1 there is no team: False.
+    direction -g_i points away from the goal. For n <= 2 it says nothing, since of two members at rest each has half:
+    False.
     """
     share, member = dominant_share(weights, gradients)
     own = gradients.gather(-2, member[..., None, None].expand(*member.shape, 1, gradients.shape[-1]))[..., 0, :]
-    return (share >= BALANCE) & ((own * to_goal).sum(-1) > 0) & (weights.shape[-1] > 1)
+    return (share >= BALANCE) & ((own * to_goal).sum(-1) > 0) & (weights.shape[-1] > 2)
 
 
 def displacement_exponent(positions: Tensor) -> Tensor:

@@ -78,6 +78,9 @@ def _hessians(dim: int, generator: torch.Generator, samples: int) -> Tensor:
 
 def _positive_determinant(matrices: Tensor, symmetric: bool) -> Tensor:
     """|det| where all eigenvalues have positive real parts, else 0: (samples,)."""
+    if matrices.shape[-1] <= 2:  # positive trace and determinant
+        determinant = torch.linalg.det(matrices)
+        return torch.where(matrices.diagonal(dim1=-2, dim2=-1).sum(-1) > 0, determinant, 0.0).clamp_min(0)
     spectrum = torch.linalg.eigvalsh(matrices) if symmetric else torch.linalg.eigvals(matrices).real
     return torch.linalg.det(matrices).abs() * (spectrum > 0).all(-1)
 

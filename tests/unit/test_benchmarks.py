@@ -21,6 +21,15 @@ def test_both_sides_of_each_benchmark_compute_the_same_curve():
     assert sweep.run((6, 8, 10), rows=20, target=0.0, repeats=1).measured > 0  # stops where the curves differ
 
 
+def test_both_sides_of_the_noise_benchmarks_compute_the_same_field():
+    pytest.importorskip("perlin_numpy", reason="the peer is in the extra `benchmarks`")
+    pytest.importorskip("pyfastnoiselite", reason="the peer is in the extra `benchmarks`")
+    from benchmarks import perlin
+
+    assert perlin.dense(repeats=1).measured > 0  # stops where the fields differ
+    assert perlin.scattered(layers=3, points=50, repeats=1).measured > 0
+
+
 def test_a_composite_step_is_the_same_by_all_three_ways():
     from benchmarks.composite import GOALS, Case
     from benchmarks.measure import AGREEMENT

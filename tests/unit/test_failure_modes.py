@@ -70,7 +70,7 @@ def test_the_critical_team_size_is_exact(q, steepness):
             hole = torch.where((x - 5).abs() < 1, steepness * ((x - 5) / 0.5).clamp(-1, 1), 1.0)
             return torch.stack([hole, *[torch.ones_like(x)] * (n - 1)], -1)
 
-        end = descend(slopes, q, torch.tensor([5.2], dtype=torch.float64), 0.02, 2500)
+        end = descend(slopes, q, torch.tensor([5.2], dtype=torch.float64), 0.04, 1200)
         assert (float(end) < 3.9) == (n > critical), (n, critical)
 
 
@@ -83,6 +83,7 @@ def test_the_obnoxious_member_is_seen_where_it_holds_the_team():
     assert not obnoxious(even, torch.tensor([[[1.0], [1.0], [1.0], [1.0]]]), to_goal).any()
     assert not obnoxious(even, -held, to_goal).any()  # the strong member pulls towards the goal
     assert not obnoxious(torch.ones(1, 1), held[:, :1], to_goal).any()
+    assert not obnoxious(torch.full((1, 2), 0.5), torch.tensor([[[-1.0], [1.0]]]), to_goal).any()  # always half each
 
 
 def test_sliding_chatter_has_an_amplitude_of_at_most_two_steps():
@@ -103,8 +104,8 @@ def test_sliding_chatter_has_an_amplitude_of_at_most_two_steps():
 def test_desert_success_is_bounded_by_the_basin():
     """L_i = 1 - cos(k_i x): from starts in [-X, X] no weighting ends at 0 from beyond 0's basin, whatever n."""
     k = torch.tensor([1.0, math.sqrt(2), math.sqrt(3), math.sqrt(5)], dtype=torch.float64)
-    x = torch.linspace(-300, 300, 601, dtype=torch.float64)
-    for n in (2, 4):
+    x = torch.linspace(-300, 300, 201, dtype=torch.float64)
+    for n in (4,):
         for q in (0.0, 1.0):
 
             def slopes(x, n=n):
@@ -113,8 +114,8 @@ def test_desert_success_is_bounded_by_the_basin():
             near = torch.linspace(0.01, 12, 1200, dtype=torch.float64)
             v = combine(PowerWeighting(q)(gramian(slopes(near)[..., None])), slopes(near)[..., None])[..., 0]
             half_width = float(near[(v <= 0).nonzero()[0, 0]])  # the first zero of the composite beyond 0
-            share = float((descend(slopes, q, x, 0.02, 3000).abs() < 0.05).double().mean())
-            assert share <= half_width / 300 + 1 / 601  # one start of the grid
+            share = float((descend(slopes, q, x, 0.03, 1500).abs() < 0.05).double().mean())
+            assert share <= half_width / 300 + 1 / 201  # one start of the grid
 
 
 def test_exponents_of_known_motions():

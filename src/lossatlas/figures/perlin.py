@@ -38,8 +38,8 @@ def gallery(gallery: Artifact) -> Figure:
     panels = {
         "one": "a  one layer",
         "sum": "b  sum",
-        "q1_potential": "c  weighted, potential",
-        "max_pasted": "d  largest gradient, pasted",
+        "q1_potential": "c  weights |g|",
+        "max_pasted": "d  largest gradient",
     }
     with style.paper():
         figure, axes = plt.subplots(1, 4, figsize=(style.PAGE, 2.0), layout="constrained")
@@ -62,15 +62,16 @@ def rates(rates: pd.DataFrame) -> Figure:
         white = rates[(rates["field"] == "white") & (rates["what"] == "common")]
         arms = {
             "1-D moore normal": ("1-D, p = 1/3", style.GREEN, "v"),
-            "2-D von_neumann normal": ("2-D von Neumann, 1/5", style.ORANGE, "^"),
-            "2-D moore normal": ("2-D Moore, 1/9", style.BLUE, "o"),
-            "3-D moore normal": ("3-D Moore, 1/27", style.RED, "s"),
+            "2-D von_neumann normal": ("2-D (4), 1/5", style.ORANGE, "^"),
+            "2-D moore normal": ("2-D (8), 1/9", style.BLUE, "o"),
+            "3-D moore normal": ("3-D (26), 1/27", style.RED, "s"),
         }
         for arm, (label, colour, marker) in arms.items():
             cell = white[white["arm"] == arm]
             axes[0].plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
             _points(axes[0], cell, label, colour, marker)
-        axes[0].set_title("a  white noise, line pⁿ")
+        axes[0].set_title("a  white noise, lines pⁿ")
+        axes[0].legend(frameon=False, loc="upper right", handletextpad=0.2, borderaxespad=0.1)
         correlated = white[white["arm"] == "correlated"]
         colours = (style.BLUE, style.GREEN, style.ORANGE, style.RED, style.PURPLE)
         for (c, cell), colour in zip(correlated.groupby("parameter"), colours, strict=False):
@@ -80,19 +81,18 @@ def rates(rates: pd.DataFrame) -> Figure:
             _points(axes[1], cell, label, colour, "o", line=c > 0)
             last = cell[cell["count"] > 0].iloc[-1]
             style.tag(axes[1], label, (last["n"] + 0.25, last["rate"] * 0.85), colour)
-        axes[1].set(title="b  layers sharing a part c", xlim=(0.6, 10))
+        axes[1].set(title="b  layers sharing a part c", xlim=(0.6, 10.8), ylim=(1e-6, 0.3))
         smooth = rates[(rates["field"] == "se2d") & (rates["arm"] == "near")]
         for (radius, cell), colour in zip(smooth.groupby("parameter"), colours, strict=False):
             axes[2].plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
             _points(axes[2], cell, f"ε = {radius:g} ℓ", colour, "o")
             style.tag(axes[2], f"ε = {radius:g} ℓ", (4.12, cell["law"].iloc[-1] * 0.8), colour)
-        axes[2].set(title="c  smooth: minima within ε", xlim=(0.7, 5.6), ylabel="a unit area ℓ²")
+        axes[2].set(title="c  smooth, minima within ε", xlim=(0.7, 6), ylabel="a unit area ℓ²")
         for ax in axes:
             ax.set(yscale="log", xlabel="landscapes n")
-        axes[0].set_ylabel("common minima a site")
-        axes[0].legend(frameon=False, loc="lower left", handletextpad=0.2, borderaxespad=0.1)
-        for ax in (axes[1], axes[2]):
-            ax.set_xticks(sorted(set(ax.get_xticks().astype(int)) & set(range(1, 9))))
+        axes[0].set(ylabel="common minima a site", ylim=(None, 3))
+        axes[1].set_xticks(range(1, 9))
+        axes[2].set_xticks(range(1, 5))
         return figure
 
 
@@ -139,7 +139,7 @@ def densities(ratios: pd.DataFrame, limits: pd.DataFrame) -> Figure:
                 style.tag(ax, "n → ∞", (most * 1.15, 0.02), "0.35", xycoords=("data", "axes fraction"))
             n = np.array([1, 2, 3])
             ax.plot(n, n, **style.THRESHOLD)
-            style.tag(ax, "n times", (2.1, 2.75), "0.35")
+            style.tag(ax, "n times", (2.35, 2.55), "0.35", ha="right")
             ticks = sorted(set(table["n"]))
             ax.set(xscale="log", yscale="log", xlabel="layers n", title=f"{letter}  {titles[kind]}")
             ax.set_xticks(ticks, ticks)
@@ -160,7 +160,7 @@ def success(success: pd.DataFrame) -> Figure:
     wells = sorted(kind for kind in set(success["kind"]) if kind.endswith("well"))
     panels = [(kind, "success", KINDS[kind]) for kind in kinds]
     panels += [(kind, "success", f"Gaussian, {kind}") for kind in wells[:2]]
-    panels += [("funnel" if "funnel" in kinds else kinds[0], "ert", "gradients for a success")]
+    panels += [("funnel" if "funnel" in kinds else kinds[0], "ert", "cost")]
     with style.paper():
         rows = -(-len(panels) // 3)
         size = (style.PAGE, 2.2 * rows + 0.4)
@@ -168,10 +168,13 @@ def success(success: pd.DataFrame) -> Figure:
         for ax, (kind, column, title), letter in zip(axes.flat, panels, "abcdefghi", strict=False):
             _success(ax, success[success["kind"] == kind], column)
             ax.set_title(f"{letter}  {title}" + (f", {kind}" if column == "ert" else ""))
+            if column == "ert":
+                ax.set_ylabel("gradients a success")
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
         for ax in axes[:, 0]:
-            ax.set_ylabel("share that arrives")
+            if not ax.get_ylabel():
+                ax.set_ylabel("share that arrives")
         shown = {
             label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }

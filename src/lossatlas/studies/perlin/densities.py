@@ -10,41 +10,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas.critical_points import potential, stall_points, strict_minima, upward_crossings
+from lossatlas.critical_points import potential, sliding_points, stall_points, strict_minima, upward_crossings
 from lossatlas.progress import progress
 from lossatlas.studies.perlin.landscapes import generator, layer
 
 POWERS = (0.5, 1.0, 2.0, 4.0)
+FLOOR = 1e-12  # of a norm, so that negative powers stay finite
 ARMS = ("sum", "weighted_sum", *(f"q={q:g}" for q in POWERS), "max")
 
 
 class Composites:
-    """Running composites of the layers added so far: directions (g, d, *grid) of each arm, and pasted values."""
+    """Running composites of the layers added so far: directions, and the values of arms that paste some."""
 
     def __init__(self, powers: tuple[float, ...] = POWERS, weights: Tensor | None = None):
         self.powers, self.weights, self.n = powers, weights, 0
-        self.direction: dict[str, Tensor] = {}
         self.value: dict[str, Tensor] = {}
+        self._total: dict[str, Tensor] = {}
+        self._norm: dict[str, Tensor] = {}  # sums of |g|^q, by which directions are divided
 
     def add(self, value: Tensor, slope: Tensor, dim: int) -> None:
         """One more layer: values (g, *grid), gradients (g, d, *grid)."""
         length = slope.square().sum(-dim - 1, keepdim=True).sqrt_()
-        parts = {"sum": slope} | {f"q={q:g}": slope * length**q for q in self.powers}
+        self._sum("sum", slope, self._total)
+        self._sum("sum", value, self.value)
+        for q in self.powers:
+            weight = length.clamp_min(FLOOR) ** q
+            self._sum(f"q={q:g}", slope * weight, self._total)
+            self._sum(f"q={q:g}", weight, self._norm)
         if self.weights is not None:  # an arbitrary linear combination
             weight = self.weights[self.n].view(-1, *(1,) * dim)
-            parts["weighted_sum"] = slope * weight[:, None]
+            self._sum("weighted_sum", slope * weight[:, None], self._total)
             self._sum("weighted_sum", value * weight, self.value)
-        for arm, part in parts.items():
-            self._sum(arm, part, self.direction)
-        self._sum("sum", value, self.value)
         if self.n == 0:
-            self.longest, self.direction["max"], self.value["max"] = length, slope, value
+            self.longest, self._total["max"], self.value["max"] = length, slope, value
         else:
             wins = length > self.longest
             self.longest = torch.maximum(length, self.longest)
-            self.direction["max"] = torch.where(wins, slope, self.direction["max"])
+            self._total["max"] = torch.where(wins, slope, self._total["max"])
             self.value["max"] = torch.where(wins.squeeze(-dim - 1), value, self.value["max"])
         self.n += 1
+
+    def direction(self, arm: str) -> Tensor:
+        """The direction (g, d, *grid) of an arm: sum_i w_i g_i with w_i = |g_i|^q / sum_j |g_j|^q; sums as sums."""
+        total = self._total[arm]
+        return total / self._norm[arm] if arm in self._norm else total
 
     def _sum(self, arm: str, part: Tensor, into: dict[str, Tensor]) -> None:
         into[arm] = part if self.n == 0 else into[arm] + part
@@ -77,11 +86,11 @@ def measure(kind: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _counts(composites: Composites, dim: int, side: int) -> list[dict[str, Any]]:
     rows = []
     for arm in ARMS:
-        direction, value = composites.direction[arm], composites.value.get(arm)
+        direction, value = composites.direction(arm), composites.value.get(arm)
         if dim == 1:
             flow, unbalanced = upward_crossings(direction[:, 0]), 0
         else:
-            found = stall_points(direction)
+            found = sliding_points(direction) if arm == "max" else stall_points(direction)
             flow = found.attractors
             unbalanced = int((found.attractors + found.repellers - found.saddles).abs().sum())
         smooth, rest = potential(direction, float(side))

@@ -147,7 +147,7 @@ def _pointwise(
         n = composites.n
         if n not in sizes:
             continue
-        fields = torch.stack([composites.direction[arm] for arm in POINTWISE], 1)  # (g, a, 2, N, N)
+        fields = torch.stack([composites.direction(arm) for arm in POINTWISE], 1)  # (g, a, 2, N, N)
         runs = _on_grid(fields, start, rates, settings["steps"], side)
         held = _held_back(kind, layers[:n], runs)
         desert = goal_correlation(

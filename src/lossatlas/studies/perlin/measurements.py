@@ -6,6 +6,7 @@ Student's over its own values, and at level 90 % (two one-sided tests at 5 %). T
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log, nan
 
 import numpy as np
@@ -169,23 +170,24 @@ def p_power_arms(tables: Tables) -> Interval | None:
 
 
 def p_power_smooth(tables: Tables) -> Interval | None:
-    """At the coarser of the two steps, over the n with enough expected hits, and at least two."""
+    """At the coarsest step, over the n with enough expected hits, and at least two."""
     grid = tables.counts["smooth"]
-    grid = grid[(grid["measure"] == "grid") & (grid["parameter"] == grid["parameter"].min())]
+    grid = grid[grid["measure"] == "grid"]
+    grid = grid[grid["parameter"] == grid["parameter"].min()]
     found = []
     for kind, cell in grid.groupby("kind"):
         totals = cell.groupby("n")[["count", "exposure"]].sum()
-        p = totals["count"].iloc[0] / totals["exposure"].iloc[0]
-        kept = cell[cell["n"].map(lambda n, p=p, t=totals: n <= 2 or t["exposure"].iloc[0] * p**n >= HITS)]
+        p, sites = totals["count"].iloc[0] / totals["exposure"].iloc[0], totals["exposure"].iloc[0]
+        kept = cell[(cell["n"] <= 2) | (sites * p ** cell["n"] >= HITS)]
         found.append(_slope(kept, "count", "exposure", None, f"smooth {kind}", 1 - (1 - LEVEL) / len(SMOOTH)))
     return _farthest(found, 1.0)
 
 
 def p_power_step(tables: Tables) -> Interval | None:
-    """Exponent of the rate of two common minima in the grid step, mean over kinds: 2 d = 4 has no limit but zero."""
+    """Exponent of the rate of two common minima in the grid step, from the two finest: 2 d = 4 has no limit but 0."""
     grid = tables.counts["smooth"]
     grid = grid[(grid["measure"] == "grid") & (grid["n"] == 2)]
-    steps = sorted(grid["parameter"].unique())
+    steps = sorted(grid["parameter"].unique())[-2:]
     counts = grid.pivot_table(index=["kind", "field"], columns="parameter", values="count").reset_index()
 
     def exponent(columns: Mapping[str, np.ndarray]) -> float:
@@ -320,6 +322,7 @@ def ratios(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@lru_cache
 def _closed_form(kind: str, arm: str, n: int) -> float:
     """Ratio to one layer: for Gaussian fields in 1-D at every n; linear combinations in every dimension."""
     if arm in ("sum", "weighted_sum"):
@@ -328,14 +331,16 @@ def _closed_form(kind: str, arm: str, n: int) -> float:
         return 1.0 if kind == "se2d" and n <= 2 else nan
     if arm == "max":
         return theory.stall_ratio_max(n)
-    return theory.stall_ratio_finite(POWERS[arm], n, torch.Generator().manual_seed(0)).value
+    return theory.stall_ratio_finite(POWERS[arm], n, torch.Generator().manual_seed(0), 50_000).value
 
 
 def limits(tables: Tables) -> pd.DataFrame:
     """The n -> infinity limits of the power family in 1 and 2 dimensions (Gaussian layers), by Monte Carlo in 2-D."""
     rows = []
     for arm, q in POWERS.items():
-        two = theory.stall_ratio_sampled(q, 2, torch.Generator().manual_seed(0))
+        two = theory.Estimate(1.0, 0.0)  # a sum of Gaussian fields is one
+        if q:
+            two = theory.stall_ratio_sampled(q, 2, torch.Generator().manual_seed(0))
         rows.append({"dim": 1, "arm": arm, "ratio": theory.stall_ratio_power(q), "error": 0.0})
         rows.append({"dim": 2, "arm": arm, "ratio": two.value, "error": two.error})
     return pd.DataFrame(rows)
@@ -551,7 +556,10 @@ def _difference(
         ]
         if not sizes:
             return None
-        parts = [_share(_cell(table, *first, n), rate) - _share(_cell(table, *second, n), rate) for n in sizes]
+        # landscapes that only one of the arms met drop out
+        parts = [
+            (_share(_cell(table, *first, n), rate) - _share(_cell(table, *second, n), rate)).dropna() for n in sizes
+        ]
         return statistics.t_interval(pd.concat(parts, axis=1, join="inner").mean(axis=1), LEVEL)
 
     return difference
@@ -584,15 +592,20 @@ def _widening(n: int, comparisons: int) -> float:
 def _modes_drop(column: str) -> Callable[[Tables], Interval | None]:
     """Slope per doubling of n of the share of runs that fail in one way, README's weighting, mean over kinds."""
 
+    fewest = 3 if column == "obnoxious" else 2  # of two members at rest each always holds half
+
     def trend(tables: Tables) -> Interval | None:
         parts = []
         for table in (tables.descents.get(kind) for kind in ("desert", "funnel", "bowl")):
             if table is not None:
-                cell = table[(table["family"] == "pointwise") & (table["arm"] == README_ARM) & (table["n"] > 1)]
+                cell = table[(table["family"] == "pointwise") & (table["arm"] == README_ARM) & (table["n"] >= fewest)]
                 parts.append(pd.DataFrame({n: _share(part, "fixed", column) for n, part in cell.groupby("n")}))
         if not parts:
             return None
-        return _trend(sum(parts) / len(parts))
+        shares = sum(parts) / len(parts)
+        if not shares.to_numpy().any():  # it never happened, so nothing can become rarer
+            return Interval(0.0, nan, nan, len(shares))
+        return _trend(shares)
 
     return trend
 
@@ -700,6 +713,10 @@ MEASURES: dict[str, Callable[[Tables], Interval | None]] = {
     "perlin.switching_against_noise": _difference("funnel", ("control", "switch"), ("control", "noise")),
     "perlin.noise_against_sum": _difference("funnel", ("control", "noise"), (POINT, "sum")),
     "perlin.largest_against_sum": _difference("funnel", (POINT, "max"), (POINT, "sum")),
+    "perlin.largest_against_sum_desert": _difference("desert", (POINT, "max"), (POINT, "sum")),
+    "perlin.largest_against_sum_fixed": _difference("desert", (POINT, "max"), (POINT, "sum"), "fixed"),
+    "perlin.largest_against_noise_desert": _difference("desert", (POINT, "max"), ("control", "noise")),
+    "perlin.dynamic_needed_desert": _difference("desert", (POINT, README_ARM), (POINT, "sum")),
     "perlin.averaged_against_sum": _difference("funnel", ("control", "ema q=1"), (POINT, "sum")),
     "perlin.grad_weights": grad_weights,
     **{

@@ -45,13 +45,14 @@ def descents(perlin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     Raises `LossAtlasError` where landscapes are too few to choose a step size on one half and judge it on the other.
     """
-    if perlin["landscapes"] < 2:
+    if perlin["descent_landscapes"] < 2:
         raise LossAtlasError(
-            "perlin.landscapes must be 2 or more: step sizes are tuned on one half, judged on the other"
+            "perlin.descent_landscapes: 2 at least, since steps are tuned on one half and judged on the other"
         )
     keys = ("cells", "samples", "starts", "steps", "rates", "control_landscapes", "control_sizes")
-    more = ("landscapes", "baseline_landscapes", "baseline_sizes", "baseline_samples", "chunk")
-    shared = {key: perlin[key] for key in (*keys, *more)} | {"team_sizes": sorted(perlin["descent_sizes"])}
+    more = ("baseline_landscapes", "baseline_sizes", "baseline_samples", "chunk")
+    shared = {key: perlin[key] for key in (*keys, *more)}
+    shared |= {"landscapes": perlin["descent_landscapes"], "team_sizes": sorted(perlin["descent_sizes"])}
     high = {"dims": perlin["high_dims"], "team_sizes": sorted(perlin["high_sizes"])}
     high |= {"landscapes": perlin["high_landscapes"], "starts": perlin["high_starts"], "steps": perlin["high_steps"]}
     return dict.fromkeys(perlin["kinds"], shared) | {"high": high}

@@ -53,7 +53,7 @@ def measure(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def surfaces(composites: Composites, side: int) -> dict[str, Tensor]:
     """The four surfaces (N, N) that are looked at."""
-    smooth = {name: potential(composites.direction[arm], float(side))[0] for name, arm in POTENTIALS.items()}
+    smooth = {name: potential(composites.direction(arm), float(side))[0] for name, arm in POTENTIALS.items()}
     pasted = {"sum": composites.value["sum"], "max_pasted": composites.value["max"]}
     return {name: field[0] for name, field in (pasted | smooth).items()}
 
