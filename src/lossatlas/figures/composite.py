@@ -186,7 +186,7 @@ def weights(found: Mapping[str, Any]) -> Figure:
             axes[0, 2].plot(steps, mean, color=colour(arm), linestyle=line, label=readable(arm))
         axes[0, 2].set(xlabel="step", ylabel=r"effective team  $1/\sum w_i^2$", ylim=(0.8, 1.5 * len(goals)))
         axes[0, 2].set_title("c  effective team")
-        axes[0, 2].legend(frameon=False, fontsize=5.5, ncols=2, loc="upper right")
+        axes[0, 2].legend(frameon=False, fontsize=5, ncols=2, loc="upper right", columnspacing=0.8, handlelength=1.5)
         value = np.nanmean(logs["value"][order.index("q=1")], axis=1)
         labels = ("weighted sum C", "S, right end", "S, left end", "S, middle")
         for i, (label, shade) in enumerate(zip(labels, (style.RED, style.BLUE, style.SKY, "0.2"), strict=True)):
