@@ -17,6 +17,9 @@ ALL = {
     "evolution": evolution,
     "perlin": perlin,
 }
+from benchmarks import composite, ensemble, perlin, sweep
+
+ALL = {"sweep": sweep, "ensemble": ensemble, "perlin": perlin, "composite": composite}
 
 
 def main() -> None:

@@ -374,3 +374,22 @@ def critical_team(q: float, steepness: float) -> float:
     In 1-D with weights ∝ slope^q the team pulls with (n - 1) s^(q+1) against G^(q+1): it escapes iff n > n*.
     """
     return 1 + steepness ** (q + 1)
+
+
+def harmony_from_correlation(correlation: float, n: int, neighbours: int = 8) -> float:
+    """Harmony index h_n = log P_n / (n log p) of n white-noise layers f_i = √c f_0 + √(1 − c) e_i, 0 ≤ c < 1.
+
+    P_n is the rate of common minima, p = 1 / (neighbours + 1). Given the shared values f_0 of a site and its
+    neighbours the layers are independent, so P_n = E[π(f_0)^n] with π = ∫ φ(e) Π_j Φ̄(e + s (f_0 − f_j)) de and
+    s = √(c / (1 − c)). The inner integral is done by Gauss and Hermite's rule, the outer mean over a fixed sample: 1
+    for c = 0, towards 1/n for c → 1.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
+    generator = np.random.default_rng(0)
+    shared = generator.standard_normal((40_000, neighbours + 1))
+    lead = math.sqrt(correlation / (1 - correlation)) * (shared[:, :1] - shared[:, 1:])
+    chance = np.zeros(len(shared))
+    for node, weight in zip(nodes, weights / math.sqrt(2 * math.pi), strict=True):
+        chance += weight * special.ndtr(-(node + lead)).prod(1)
+    rate = np.mean(chance**n)
+    return float(np.log(rate) / (n * -math.log(neighbours + 1)))

@@ -41,6 +41,19 @@ def test_the_fast_band_is_the_plain_loop_over_its_pivots():
     assert not case.band().equal(case.path)
 
 
+def test_a_composite_step_is_the_same_by_all_three_ways():
+    from benchmarks.composite import GOALS, Case
+    from benchmarks.measure import AGREEMENT
+
+    case = Case(side=8, channels=2, latent=3, batch=6)
+    plain = case.plain()
+    assert plain.norm() > 0.01
+    for other in (case.weighted(0.0), case.torchjd(0.0)):
+        assert (plain - other).abs().max() < AGREEMENT
+    assert case.weighted(1.0).shape == plain.shape
+    assert len(GOALS) == 6
+
+
 def test_sides_that_differ_get_no_ratio():
     from benchmarks.measure import must_agree
 

@@ -22,11 +22,7 @@ COMPOSITE_TOYS = {
     key: config["composite"][key]
     for key in ("cagrad_steps", "desert_members", "desert_starts")
 }
-COMPOSITE_CODE = code(
-    "lossatlas.studies.composite.autoencoders",
-    "lossatlas.studies.composite.classifiers",
-    "lossatlas.studies.composite.comparison",
-)
+COMPOSITE_CODE = code("lossatlas.studies.composite.results")
 COMPOSITE_TOYS_CODE = code("lossatlas.studies.composite.toys")
 COMPOSITE_FIGURES_CODE = code("lossatlas.figures.composite", "lossatlas.tables")
 

@@ -31,7 +31,7 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """`weighting(setting)` makes a fresh weighting; `at` is where norms are measured; `noise`: matched noise is added."""
+    """`weighting(setting)` makes a fresh weighting; `at`: where norms are measured; `noise`: matched noise is added."""
 
     name: str
     weighting: Callable[[Setting], Callable]

@@ -1,8 +1,8 @@
 """The autoencoder comparison: tenfold compression, codes that look like N(0, I), and the event of success.
 
 Success: on held-out rows the squared error is at most that of as many principal components, and every latent statistic
-is at most its 99th percentile for as many exact N(0, I) codes. `score` is the greatest log of a requirement's value over
-its limit, so success is a score ≤ 0.
+is at most its 99th percentile for as many exact N(0, I) codes. `score` is the greatest log of a requirement over its
+limit, so success is a score ≤ 0.
 """
 
 from collections.abc import Mapping, Sequence

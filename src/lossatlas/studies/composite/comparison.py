@@ -20,6 +20,7 @@ from lossatlas.training import Recipe, Store
 TUNING = 1000  # seeds of the tuning runs start here, so that no evaluated run was tuned on
 STATIC_RANGE = 10.0  # the tuned static weights are log-uniform between 1/10 and 10
 STEPS_LOOKED_AT = 16
+LOOK_EVERY = 4  # steps at least, since a look costs a pass for every loss
 
 
 class Task(Protocol):
@@ -54,7 +55,7 @@ def run(
     store: Store | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Outcome]:
-    """{arm: outcome} of all arms of a job; with a `store`, a comparison that was cut short goes on after its last arm."""
+    """{arm: outcome} of all arms of a job; with a `store`, one that was cut short goes on after its last arm."""
     saved = (store.load() if store else None) or {}
     found = {name: Outcome(**fields) for name, fields in saved.items()}
     for done, name in enumerate(job["arms"]):
@@ -110,7 +111,7 @@ def _runs(task, arm: Arm, job, device, cells, rates, weights, tuning: bool) -> t
         orders=[s + 5000 if arm.name == "sum, other order" else s for s in seeds],
         at=arm.at,
         noise=torch.Generator().manual_seed(name) if arm.noise else None,
-        look_every=job["steps"] if tuning else max(1, job["steps"] // STEPS_LOOKED_AT),
+        look_every=job["steps"] if tuning else max(LOOK_EVERY, job["steps"] // STEPS_LOOKED_AT),
         keep=() if tuning else (max(1, job["steps"] // 4),),
     )
     columns = {name: value.tolist() for name, value in task.judged(found.final, tuning).items()}
@@ -122,7 +123,7 @@ def _runs(task, arm: Arm, job, device, cells, rates, weights, tuning: bool) -> t
         row |= {"passes": 1.0 if arm.name.startswith("only ") else found.passes}
         row |= {name: value[i] for name, value in columns.items()}
         if diverged[i] >= 0:
-            row["score"] = float("nan")
+            row |= {"score": float("nan")} | ({"success": False} if "success" in row else {})
         rows.append(row)
     return rows, found
 

@@ -17,6 +17,7 @@ SEVERAL = (  # arms of every comparison, in the order of the tables
 CONSTRAINED = ("computed gamma", "augmented Lagrangian")  # those that know which goals are constraints
 PLANESWALKER = "q=1"
 BASELINES = tuple(arm for arm in (*SEVERAL, *CONSTRAINED) if not arm.startswith(("q=", "max")))
+DYNAMIC = (*SEVERAL[5:], *CONSTRAINED)  # all whose weights change by rule
 POWERS = {"sum": 0.0, "q=0.5": 0.5, "q=1": 1.0, "q=2": 2.0, "q=4": 4.0, "q=-1": -1.0}  # pointwise, norms at outputs
 
 

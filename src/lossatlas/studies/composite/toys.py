@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import MGDA, UPGrad
 
+from lossatlas.balancers import Encodec
 from lossatlas.composite import power_weights
+from lossatlas.composite_training import Seen
 from lossatlas.seeds import seed
 from lossatlas.telescoped import Telescope
 from lossatlas.theory import critical_team
@@ -117,7 +119,7 @@ def sliding_path(step: float, steps: int, start: float = 1.03) -> Tensor:
     return torch.tensor(path, dtype=torch.float64)
 
 
-# --- CAGrad's toy ------------------------------------------------------------------------------------------------------
+# --- CAGrad's toy -----------------------------------------------------------------------------------------------------
 
 STARTS = np.array([[-8.5, -5.0], [-8.5, 7.5], [9.0, 9.0]])  # lower left, upper left, upper right
 METHODS = ("mean", "MGDA", "PCGrad", "CAGrad", "q=1", "q=-1")
@@ -194,7 +196,7 @@ def cagrad_paths(steps: int, kept: int = 400) -> np.ndarray:
     return np.stack([*path, x], 2)
 
 
-# --- exact rows --------------------------------------------------------------------------------------------------------
+# --- exact rows -------------------------------------------------------------------------------------------------------
 
 PUBLISHED_JACOBIAN = [[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]
 
@@ -238,7 +240,15 @@ def attention_exponent() -> float:
     return float(np.polyfit(sizes.log().numpy(), weights.log().numpy(), 1)[0])
 
 
-# --- all of it ---------------------------------------------------------------------------------------------------------
+def encodec_self_test() -> tuple[float, float]:
+    """The gradient at 0 of |x − 1| and 100 |x + 1|, summed plainly and by our balancer."""
+    slopes = torch.tensor([[-1.0, 100.0]], dtype=torch.float64)
+    losses = torch.tensor([[1.0, 100.0]], dtype=torch.float64)
+    seen = Seen(losses, slopes.abs(), torch.diag_embed(slopes.square()))
+    return float(slopes.sum()), float((Encodec()(seen) * slopes).sum())
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
 
 TEAM_POWERS = (0.0, 0.5, 1.0, 2.0, 4.0)
 STEEPNESS = 1.6
@@ -257,7 +267,7 @@ def measure(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str
         critical = critical_team(q, STEEPNESS)
         add("team", f"q={q:g}", q, smallest_escaping_team(q, STEEPNESS), floor(critical) + 1)
         stuck = floor(critical)
-        _, share = team_paths(stuck, q, STEEPNESS, 0.002, 6000)
+        _, share = team_paths(stuck, q, STEEPNESS, 0.02, 600)
         add("share", f"q={q:g}", stuck, share[-1], 0.5)
         if stuck > 2 or q > 0:
             add("flip", f"q={q:g}", stuck, onset_of_flipping(stuck, q, STEEPNESS), 2.0)
@@ -272,6 +282,9 @@ def measure(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str
         add("hidden value", optimizer, 200, found["value_gap"], 0)
     add("attention", "q=1", 1, attention_exponent(), 1)
     add("torchjd", "MGDA, UPGrad", 0, torchjd_gap(), 0)
+    unbalanced, balanced = encodec_self_test()
+    add("encodec", "unbalanced", 0, unbalanced, 99)
+    add("encodec", "balanced", 0, balanced, 0)
     paths = cagrad_paths(settings["cagrad_steps"])
     for name, ends in zip(METHODS, paths[:, :, -1], strict=True):
         for i, (x1, x2) in enumerate(ends):
