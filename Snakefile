@@ -23,6 +23,7 @@ include: "workflow/rules/evolution.smk"
 include: "workflow/rules/evolution_meta.smk"
 include: "workflow/rules/evolution_measurements.smk"
 include: "workflow/rules/perlin.smk"
+include: "workflow/rules/composite.smk"
 include: "workflow/rules/claims.smk"
 
 

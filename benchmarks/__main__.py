@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from benchmarks import band, ensemble, evolution, perlin, sweep, teleport
+from benchmarks import band, composite, ensemble, evolution, perlin, sweep, teleport
 from benchmarks.measure import HEADER
 
 ALL = {
@@ -16,10 +16,8 @@ ALL = {
     "teleport": teleport,
     "evolution": evolution,
     "perlin": perlin,
+    "composite": composite,
 }
-from benchmarks import composite, ensemble, perlin, sweep
-
-ALL = {"sweep": sweep, "ensemble": ensemble, "perlin": perlin, "composite": composite}
 
 
 def main() -> None:

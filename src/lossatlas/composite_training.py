@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lossatlas import composite
 from lossatlas.errors import LossAtlasError
-from lossatlas.training import OPTIMIZERS, Recipe, minibatch_rows, steps_per_epoch
+from lossatlas.stepper import Stepper
+from lossatlas.training import Recipe, minibatch_rows, steps_per_epoch
 
 PLACES = ("outputs", "items", "parameters")
 
@@ -170,8 +171,7 @@ def train(
     rate = torch.as_tensor(learning_rate, dtype=theta.dtype, device=theta.device).expand(k)
     weighting.reset()
     theta = theta.detach().clone()
-    displacement = torch.zeros_like(theta, requires_grad=True)
-    optimizer = OPTIMIZERS[recipe.optimizer]([displacement], recipe.momentum)
+    optimizer = Stepper(theta, recipe.optimizer, recipe.momentum)
     diverged_at = torch.full((k,), -1, device=theta.device)
     kept, looked, gramians, losses, used = {}, [], [], [], []
     for step, (epoch, part) in enumerate(_minibatches(problem, recipe, orders)):
@@ -186,10 +186,7 @@ def train(
             looked.append(step)
             gramians.append(found.gramian if at == "parameters" else measure(part, theta, "parameters").gramian)
         with torch.no_grad():
-            displacement.grad = direction
-            displacement.zero_()
-            optimizer.step()
-            moved = torch.addcmul(theta, displacement, (rate * recipe.rate_factor(step))[:, None])
+            moved = torch.addcmul(theta, optimizer.step(direction), (rate * recipe.rate_factor(step))[:, None])
             finite = (found.losses.sum(-1) + moved.sum(-1)).isfinite()
             diverged_at.masked_fill_((diverged_at < 0) & ~finite, step)
             stopped = diverged_at >= 0
