@@ -91,6 +91,7 @@ def rates(rates: pd.DataFrame) -> Figure:
         for ax in axes:
             ax.set(yscale="log", xlabel="landscapes n")
         axes[0].set(ylabel="common minima a site", ylim=(None, 3))
+        axes[0].set_xticks(range(2, int(white["n"].max()) + 1, 2))
         axes[1].set_xticks(range(1, 9))
         axes[2].set_xticks(range(1, 5))
         return figure
