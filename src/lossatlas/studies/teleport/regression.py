@@ -149,7 +149,7 @@ def _go_on(descent: Descent, problem, optimizer, rates: Sequence[float], states:
     going = Descent(theta, optimizer, rate)
     if optimizer == "adagrad":
         sums = torch.stack([s for _, s in states], 1).repeat_interleave(len(rates), 1).flatten(0, 1)
-        going.optimizer.state[going.displacement]["sum"] = sums.clone()
+        going.optimizer.set_moments(None, sums)
     losses = torch.stack([going.step(wide) for _ in range(EPOCHS - AT)], -1)
     stopped = going.diverged_at[:, None] >= 0
     late = torch.arange(EPOCHS - AT) >= going.diverged_at[:, None]
@@ -161,7 +161,7 @@ def _runs(optimizer: str, setting: Setting, seeds, settings) -> tuple[list[dict]
     elsewhere, _ = problem_of(seeds, fresh=True)
     descent, early = _warm_up(optimizer, setting, problem, start)
     theta = descent.theta
-    state = descent.optimizer.state[descent.displacement].get("sum")
+    _, state = descent.optimizer.moments
     moves: dict[str, Teleported | None] = {"none": None}
     states = [(theta, state)]
     for arm, go in arms(setting, seeds, settings).items():
