@@ -129,3 +129,8 @@ def _is_number(value: Any) -> bool:
         return isinstance(value, str) and float(value) is not None
     except ValueError:
         return False
+
+
+def beginning_with(section: Mapping[str, Any], *prefixes: str) -> dict[str, Any]:
+    """The keys of a section that begin with one of the prefixes: what one of several rules of a study depends on."""
+    return {key: value for key, value in section.items() if key.startswith(prefixes)}

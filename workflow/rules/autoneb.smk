@@ -59,15 +59,14 @@ AUTONEB_TABLES = {
 }
 
 
-def autoneb_former(wildcards):
-    """The tables of the rounds before a round of the tree."""
-    former = autoneb_plan.former_parts(config["autoneb"]["tree"], int(wildcards.round))
-    return [f"{AUTONEB_FOLDER}/tree/{number}-{part}.csv" for number, part in former]
-
-
-def autoneb_former_paths(wildcards):
-    """The paths of the rounds before a round of the tree."""
-    return [path.removesuffix("csv") + "npz" for path in autoneb_former(wildcards)]
+# What each round of the tree reads: the files, without their ending, of all rounds before it.
+AUTONEB_FORMER = {
+    number: [
+        f"{AUTONEB_FOLDER}/tree/{former}-{part}"
+        for former, part in autoneb_plan.former_parts(config["autoneb"]["tree"], number)
+    ]
+    for number, _ in autoneb_plan.parts(config["autoneb"]["tree"])
+}
 
 
 wildcard_constraints:
@@ -139,8 +138,12 @@ rule autoneb_levels:
 rule autoneb_round:
     input:
         minima=f"results/{tier}/baselines/{AUTONEB_TREE}.npz",
-        former=autoneb_former,
-        paths=autoneb_former_paths,
+        former=lambda wildcards: [
+            f"{path}.csv" for path in AUTONEB_FORMER[int(wildcards.round)]
+        ],
+        paths=lambda wildcards: [
+            f"{path}.npz" for path in AUTONEB_FORMER[int(wildcards.round)]
+        ],
     output:
         table=f"{AUTONEB_FOLDER}/tree/{{round}}-{{part}}.csv",
         paths=f"{AUTONEB_FOLDER}/tree/{{round}}-{{part}}.npz",

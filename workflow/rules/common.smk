@@ -23,8 +23,9 @@ except LossAtlasError as error:
 
 tier = config["tier"]
 # What a refused result tells the user to type.
-os.environ["LOSSATLAS_RUN"] = "snakemake --cores all" + (
-    f" --configfile config/{tier}.yaml" if tier != "default" else ""
+os.environ.update(
+    LOSSATLAS_RUN="snakemake --cores all"
+    + (f" --configfile config/{tier}.yaml" if tier != "default" else "")
 )
 workflow.global_resources.setdefault("gpu", gpu_count())
 

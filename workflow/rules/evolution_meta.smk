@@ -1,15 +1,11 @@
 # Unrolled problems and the MNIST-1D table; adds to EVOLUTION_TABLES and FIGURES.
 from dataclasses import asdict
 
+from lossatlas.config import beginning_with
 from lossatlas.studies.evolution import mnist1d_plan
 
 FIGURES += ["evolution_meta_surface", "evolution_meta", "evolution_mnist1d"]
 META = config["evolution"]["meta"]
-
-
-def meta_settings(*names):
-    """The settings of the meta section whose names begin with one of these."""
-    return {key: value for key, value in META.items() if key.startswith(names)}
 
 
 MNIST1D = mnist1d_plan.ensembles(config["evolution"]["mnist1d"])
@@ -44,8 +40,8 @@ rule evolution_meta_toys:
         f"logs/{tier}/evolution_meta_toys.log",
     threads: 1
     params:
-        settings=meta_settings(
-            "seeds", "toy", "backprop", "influence", "lorenz", "repeats"
+        settings=beginning_with(
+            META, "seeds", "toy", "backprop", "influence", "lorenz", "repeats"
         ),
         code=META_CODE,
     message:
@@ -62,8 +58,15 @@ rule evolution_meta_networks:
         f"logs/{tier}/evolution_meta_networks.log",
     threads: 1
     params:
-        settings=meta_settings(
-            "data", "seeds", "learning", "notebook", "rough", "activation", "baseline"
+        settings=beginning_with(
+            META,
+            "data",
+            "seeds",
+            "learning",
+            "notebook",
+            "rough",
+            "activation",
+            "baseline",
         ),
         code=META_CODE,
     message:
@@ -81,7 +84,7 @@ rule evolution_meta_surface:
         f"logs/{tier}/evolution_meta_surface.log",
     threads: 1
     params:
-        settings=meta_settings("data", "unrolls", "explosion", "surface"),
+        settings=beginning_with(META, "data", "unrolls", "explosion", "surface"),
         code=META_SURFACE_CODE,
     message:
         "the outer surface against the length of the unroll"
