@@ -57,8 +57,9 @@ def poisson_slope(x: ArrayLike, counts: ArrayLike, exposures: ArrayLike) -> floa
     Newton's method from the least-squares line through the log rates (half an event added to each).
     """
     x, counts, exposures = (np.asarray(v, dtype=float) for v in (x, counts, exposures))
-    if counts.sum() == 0 or len(x) < 2:
-        return nan
+    at = x[counts > 0]
+    if len(x) < 2 or len(at) == 0 or at.max() == x.min() or at.min() == x.max():
+        return nan  # events at one end only are likeliest for an infinite slope
     design = np.stack([np.ones_like(x), x], 1)
     beta = np.linalg.lstsq(design, np.log((counts + 0.5) / exposures), rcond=None)[0]
     for _ in range(50):

@@ -283,6 +283,8 @@ def test_poisson_intervals_and_slopes():
     slopes = [statistics.poisson_slope(n, rng.poisson(exposures * np.exp(-1 - 0.7 * n)), exposures) for _ in range(300)]
     assert abs(np.mean(slopes) + 0.7) < 4 * np.std(slopes) / math.sqrt(300)
     assert math.isnan(statistics.poisson_slope([1, 2], [0, 0], [1, 1]))
+    assert math.isnan(statistics.poisson_slope([1, 2, 3], [4, 0, 0], [1, 1, 1]))  # likeliest: minus infinity
+    assert statistics.poisson_slope([1, 2, 3], [0, 4, 0], [1, 1, 1]) == pytest.approx(0, abs=1e-9)
 
 
 # --- ledger and figures -----------------------------------------------------------------------------------------------
