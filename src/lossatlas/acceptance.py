@@ -8,7 +8,8 @@ from lossatlas import claims, claims_table, console
 from lossatlas.atomic import atomic
 from lossatlas.errors import LossAtlasError
 
-TABLES = ("claims.csv", "claims.md", "*/*.csv", "figures/*.png", "figures/*.svg")  # a study's bulk is in its subfolders
+SHOWN = ("claims.csv", "claims.md", "figures/*.png")
+BULK = 100_000  # bytes; a study's table above it is data that figures are drawn from, and can be made again
 README_TIER = "default"
 
 
@@ -22,7 +23,8 @@ def accept(root: Path, tier: str) -> list[str]:
     if not (run / "claims.csv").exists():
         raise LossAtlasError(f"{run}/claims.csv does not exist: run the {tier} tier first")
     claims.read_csv(run / "claims.csv")
-    sources = sorted({path for pattern in TABLES for path in run.glob(pattern)})
+    tables = [path for path in run.glob("*/*.csv") if path.stat().st_size < BULK]
+    sources = sorted([*tables, *(path for pattern in SHOWN for path in run.glob(pattern))])
     for path in sources:
         with atomic(reference / path.relative_to(run)) as handle:
             handle.write(path.read_bytes())
