@@ -27,6 +27,11 @@ class Interval:
     n: int
 
 
+def exact(value: float, n: int = 1) -> Interval:
+    """A value that carries no sampling error, such as a closed form or a count of everything there is."""
+    return Interval(float(value), float(value), float(value), int(n))
+
+
 @dataclass(frozen=True)
 class PermutationTest:
     """The p-value, and the excess of the observed statistic over what permutations give."""

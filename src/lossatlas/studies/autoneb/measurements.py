@@ -136,10 +136,6 @@ def _orders(tables: Tables) -> list[tuple[int, dict, list]]:
 # --- small helpers ----------------------------------------------------------------------------------------------------
 
 
-def _exact(value: float, n: int) -> Interval:
-    return Interval(float(value), float(value), float(value), int(n))
-
-
 def _mean(values: Iterable[float], level: float = 0.95) -> Interval:
     """Student's interval of what is finite; `n` counts it, and the tables have the rest and its `outcome`."""
     values = np.asarray(list(values), float)
@@ -196,7 +192,7 @@ def _surface(quantity: str, reduce: Callable[[pd.Series], float] = max) -> Calla
 
     def value(tables: Tables) -> Found:
         rows = tables.surfaces[tables.surfaces["quantity"] == quantity]
-        return _exact(reduce(rows["value"]), len(rows)) if len(rows) else None
+        return statistics.exact(reduce(rows["value"]), len(rows)) if len(rows) else None
 
     return value
 
@@ -410,7 +406,7 @@ def width_peak(tables: Tables) -> Found:
     if grid.empty or not (grid["error"] == 0).any():
         return None
     fits = int(np.argmax((grid["error"] == 0).to_numpy()))
-    return _exact(abs(int(grid["barrier"].to_numpy().argmax()) - fits), len(grid))
+    return statistics.exact(abs(int(grid["barrier"].to_numpy().argmax()) - fits), len(grid))
 
 
 def width_falls(tables: Tables) -> Found:
@@ -448,7 +444,7 @@ def _mnist_3x512(levels: pd.DataFrame) -> pd.Series:
 def _copies(control: str, path: str, column: str, reduce: Callable) -> Callable[[Tables], Found]:
     def value(tables: Tables) -> Found:
         rows = tables.controls[(tables.controls["control"] == control) & (tables.controls["path"] == path)]
-        return _exact(reduce(rows[column]), len(rows)) if len(rows) else None
+        return statistics.exact(reduce(rows[column]), len(rows)) if len(rows) else None
 
     return value
 
@@ -463,7 +459,7 @@ def _control(control: str, path: str, column: str = "train_loss_over_ends") -> C
 
 def control_rescaled(tables: Tables) -> Found:
     rows = tables.controls[(tables.controls["control"] == "rescaled") & (tables.controls["path"] == "explicit")]
-    return _exact((rows["train_loss_over_ends"] / (rows["train_loss_start"] + 1e-3)).max(), len(rows))
+    return statistics.exact((rows["train_loss_over_ends"] / (rows["train_loss_start"] + 1e-3)).max(), len(rows))
 
 
 def _recovered(column: str, reduce: Callable, deep: bool | None = None) -> Callable[[Tables], Found]:
@@ -471,7 +467,7 @@ def _recovered(column: str, reduce: Callable, deep: bool | None = None) -> Calla
         rows = tables.controls[tables.controls["control"].str.startswith("copy-")]
         if deep is not None:
             rows = rows[(rows["control"] != "copy-1") == deep]
-        return _exact(reduce(rows[column]), len(rows)) if len(rows) else None
+        return statistics.exact(reduce(rows[column]), len(rows)) if len(rows) else None
 
     return value
 
@@ -499,7 +495,9 @@ def local_meps(tables: Tables) -> Found:
 def ultrametric(tables: Tables) -> Found:
     groups = _groups(tables)
     analytic = tables.surfaces[tables.surfaces["quantity"] == "ultrametric_violations"]["value"]
-    return _exact(sum(ultrametric_violations(n, lowest(rows)) for n, rows in groups) + analytic.sum(), len(groups))
+    return statistics.exact(
+        sum(ultrametric_violations(n, lowest(rows)) for n, rows in groups) + analytic.sum(), len(groups)
+    )
 
 
 def tree_improves(tables: Tables) -> Found:
@@ -514,7 +512,7 @@ def tree_never_rises(tables: Tables) -> Found:
     for n, rows in _groups(tables):
         means = [row["mean"] for row in anytime_table(n, lowest(rows)) if np.isfinite(row["mean"])]
         rises += int((np.diff(means) > 0).sum())
-    return _exact(rises, len(_groups(tables)))
+    return statistics.exact(rises, len(_groups(tables)))
 
 
 def concatenated_start(tables: Tables) -> Found:
@@ -583,7 +581,7 @@ def cost_of_an_edge(tables: Tables) -> Found:
 
 
 def cost_of_a_published_edge(_: Tables) -> Found:
-    return _exact(248_000 * 512 / (64_000 * 128), 1)
+    return statistics.exact(248_000 * 512 / (64_000 * 128), 1)
 
 
 def threshold_pivots(tables: Tables) -> Found:

@@ -46,10 +46,6 @@ def measure(tables: Tables) -> dict[str, Interval]:
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 
-def _exact(value: float, n: int = 1) -> Interval:
-    return Interval(float(value), float(value), float(value), int(n))
-
-
 def _final(runs: pd.DataFrame, arm: str) -> pd.DataFrame:
     return runs[(runs["stage"] == "final") & (runs["arm"] == arm)].sort_values("seed")
 
@@ -126,19 +122,19 @@ def _toys(toys: pd.DataFrame) -> dict[str, Interval]:
     ends = of("cagrad x1").dropna(subset="predicted")
     stuck = of("cagrad x2")[(of("cagrad x2")["arm"] == "mean") & (of("cagrad x2")["measured"] > 1)]
     return {
-        "hide_modulation": _exact(of("hidden")["measured"].sum(), len(of("hidden"))),
-        "hidden_value": _exact(of("hidden value")["measured"].max(), len(of("hidden value"))),
-        "attention": _exact(of("attention")["measured"].iloc[0]),
-        "obnoxious": _exact(gap("team"), len(of("team"))),
-        "obnoxious_share": _exact(gap("share"), len(of("share"))),
-        "obnoxious_repeats": _exact(gap("flip"), len(of("flip"))),
+        "hide_modulation": statistics.exact(of("hidden")["measured"].sum(), len(of("hidden"))),
+        "hidden_value": statistics.exact(of("hidden value")["measured"].max(), len(of("hidden value"))),
+        "attention": statistics.exact(of("attention")["measured"].iloc[0]),
+        "obnoxious": statistics.exact(gap("team"), len(of("team"))),
+        "obnoxious_share": statistics.exact(gap("share"), len(of("share"))),
+        "obnoxious_repeats": statistics.exact(gap("flip"), len(of("flip"))),
         "desert": Interval(share.value - bound, share.low - bound, share.high - bound, share.n),
-        "oscillation": _exact(of("sliding")["measured"].iloc[0]),
-        "torchjd_values": _exact(of("torchjd")["measured"].iloc[0]),
-        "encodec_selftest": _exact(gap("encodec"), 2),
-        "cagrad_toy": _exact((ends["measured"] - ends["predicted"]).abs().max(), len(ends)),
-        "cagrad_toy_near": _exact(((ends["measured"] - ends["predicted"]).abs() <= 0.5).mean(), len(ends)),
-        "cagrad_toy_stuck": _exact(len(stuck), 3),
+        "oscillation": statistics.exact(of("sliding")["measured"].iloc[0]),
+        "torchjd_values": statistics.exact(of("torchjd")["measured"].iloc[0]),
+        "encodec_selftest": statistics.exact(gap("encodec"), 2),
+        "cagrad_toy": statistics.exact((ends["measured"] - ends["predicted"]).abs().max(), len(ends)),
+        "cagrad_toy_near": statistics.exact(((ends["measured"] - ends["predicted"]).abs() <= 0.5).mean(), len(ends)),
+        "cagrad_toy_stuck": statistics.exact(len(stuck), 3),
     }
 
 
@@ -174,16 +170,16 @@ def _autoencoder(tables: Tables) -> dict[str, Interval]:
         "lagrangian_against_sum": _paired_means(runs, "augmented Lagrangian", SUM, "score"),
         "switching_against_noise": _paired_means(runs, "switching", "sum + noise", "score"),
         "place_of_norms": _paired_means(runs, "q=1 parameters", README, "score"),
-        "rank_readme": _exact(order.index(README) + 1, len(order)),
-        "best_power": _exact(min(powers, key=powers.get), len(powers)),
-        "better_than_sum": _exact(((against["p"] <= 0.05) & (against["difference"] < 0)).sum(), len(against)),
-        "worse_than_sum": _exact(((against["p"] <= 0.05) & (against["difference"] > 0)).sum(), len(against)),
+        "rank_readme": statistics.exact(order.index(README) + 1, len(order)),
+        "best_power": statistics.exact(min(powers, key=powers.get), len(powers)),
+        "better_than_sum": statistics.exact(((against["p"] <= 0.05) & (against["difference"] < 0)).sum(), len(against)),
+        "worse_than_sum": statistics.exact(((against["p"] <= 0.05) & (against["difference"] > 0)).sum(), len(against)),
         "team_size": statistics.t_interval(np.nanmean(logs["effective"][readme], axis=0)),
         "authority": statistics.t_interval(np.nanmean(logs["authority"][readme], axis=0).max(-1)),
         "reweighting": statistics.t_interval(np.abs(value[-1, :, 4]) / np.abs(value[0, :, 0])),
         "cosine": statistics.t_interval(cosine),
-        "cosine_image": _exact(matrix[np.ix_(image, image)][pairs[np.ix_(image, image)]].mean(), seeds),
-        "cosine_between": _exact(matrix[np.ix_(image, ~image)].mean(), seeds),
+        "cosine_image": statistics.exact(matrix[np.ix_(image, image)][pairs[np.ix_(image, image)]].mean(), seeds),
+        "cosine_between": statistics.exact(matrix[np.ix_(image, ~image)].mean(), seeds),
         "harmony": _harmony(cosine, n),
     }
     if len(tables.jobs) > 1 and tables.runs:

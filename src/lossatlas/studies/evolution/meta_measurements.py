@@ -21,10 +21,6 @@ Measure = Callable[[Tables], Interval | None]
 ES_KINDS = ("ES", "ES, large sigma", "ES, small sigma", "ES, annealed", "truncated ES", "PES", "ES-Single")
 
 
-def _exact(value: float, n: int) -> Interval:
-    return Interval(float(value), float(value), float(value), int(n))
-
-
 # --- runs of the estimators -------------------------------------------------------------------------------------------
 
 
@@ -86,7 +82,7 @@ def es_wins(tables: Tables) -> Interval | None:
     for medians in found.values():
         es = medians[medians.index.isin(ES_KINDS)].min()
         wins += es < medians[medians.index.str.contains("backprop")].min()
-    return _exact(wins / len(found), len(found))
+    return statistics.exact(wins / len(found), len(found))
 
 
 def placebo_wins(tables: Tables) -> Interval | None:
@@ -95,7 +91,7 @@ def placebo_wins(tables: Tables) -> Interval | None:
     if not found:
         return None
     wins = sum(medians["random search"] <= medians.drop("random search").min() for medians in found.values())
-    return _exact(wins, len(found))
+    return statistics.exact(wins, len(found))
 
 
 def lost(tables: Tables) -> Interval | None:
@@ -145,7 +141,7 @@ def _toy_deviation(kind: str) -> Measure:
         ]
         if not pairs:
             return None
-        return _exact(max(abs(ours / printed - 1) for ours, printed in pairs), rows["seed"].nunique())
+        return statistics.exact(max(abs(ours / printed - 1) for ours, printed in pairs), rows["seed"].nunique())
 
     return measure
 
@@ -181,7 +177,7 @@ def notebook_rates(tables: Tables) -> Interval | None:
         for start, series in published.LEARNING_RATES.items()
         for step, printed in series.items()
     ]
-    return _exact(max(distances), len(distances))
+    return statistics.exact(max(distances), len(distances))
 
 
 def notebook_loss(tables: Tables) -> Interval | None:
@@ -190,7 +186,7 @@ def notebook_loss(tables: Tables) -> Interval | None:
     if rows is None or rows["updates"].max() < 49:
         return None
     losses = rows[rows["updates"] == 49]["loss"]
-    return _exact(losses.iloc[(losses - published.LEARNING_RATE_LOSS).abs().argmax()], len(losses))
+    return statistics.exact(losses.iloc[(losses - published.LEARNING_RATE_LOSS).abs().argmax()], len(losses))
 
 
 # --- activations ------------------------------------------------------------------------------------------------------
@@ -212,7 +208,7 @@ def activation_order(tables: Tables) -> Interval | None:
         return None
     means = tables["meta_activations"].groupby("activation")["mean_loss"].mean()
     order = sorted(published.ACTIVATIONS, key=published.ACTIVATIONS.get)
-    return _exact(sum(means[a] >= means[b] for a, b in pairwise(order)), len(order) - 1)
+    return statistics.exact(sum(means[a] >= means[b] for a, b in pairwise(order)), len(order) - 1)
 
 
 # --- bias, variance, roughness ----------------------------------------------------------------------------------------
@@ -233,7 +229,7 @@ def pes_unbiased(tables: Tables) -> Interval | None:
     if estimates is None:
         return None
     x = estimates[:, 0]
-    return _exact((x.mean() - exact[0, 0]) / (x.std(ddof=1) / len(x) ** 0.5), len(x))
+    return statistics.exact((x.mean() - exact[0, 0]) / (x.std(ddof=1) / len(x) ** 0.5), len(x))
 
 
 def truncation_biased(tables: Tables) -> Interval | None:

@@ -109,10 +109,6 @@ def _correlation(name: str, runs: pd.DataFrame, x: str, y: str, groups: list[str
     return Interval(0.0, nan, nan, found.n) if np.isnan(found.value) else found
 
 
-def _exact(value: float, n: int) -> Interval:
-    return Interval(float(value), float(value), float(value), int(n))
-
-
 def _paired(a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> Interval | None:
     """P(violates) in a minus in b, over runs that are in both."""
     pairs = a.merge(b, on=keys, suffixes=("", "_b"))
@@ -143,11 +139,11 @@ def persists(tables: Tables) -> Interval:
         ordered = sorted(rates.index)
         runs = cell[cell["learning_rate"].isin([rates["loss"].idxmin(), ordered[(len(ordered) - 1) // 2]])]
         outcomes.append(statistics.wilson(int((1 - _violates(runs)).sum()), len(runs)).low > 0.5)
-    return _exact(np.mean(outcomes) if outcomes else nan, len(outcomes))
+    return statistics.exact(np.mean(outcomes) if outcomes else nan, len(outcomes))
 
 
 def sufficient(tables: Tables) -> Interval:
-    return _exact(tables.runs["certified_rises"].sum(), tables.runs["certified"].sum())
+    return statistics.exact(tables.runs["certified_rises"].sum(), tables.runs["certified"].sum())
 
 
 def _certified(column: str) -> Callable[[Tables], Interval]:
@@ -337,19 +333,19 @@ def _flips(column: str) -> Callable[[Tables], Interval | None]:
 
     def count(tables: Tables) -> Interval | None:
         runs = tables.classifiers[tables.classifiers[column].notna()]
-        return _exact(((runs[column] > MONOTONE) != (runs["delta"] > MONOTONE)).sum(), len(runs))
+        return statistics.exact(((runs[column] > MONOTONE) != (runs["delta"] > MONOTONE)).sum(), len(runs))
 
     return count
 
 
 def flip_threshold(tables: Tables) -> Interval:
     delta = tables.classifiers["delta"]
-    return _exact(((delta > 0) & (delta <= MONOTONE)).sum(), len(delta))
+    return statistics.exact(((delta > 0) & (delta <= MONOTONE)).sum(), len(delta))
 
 
 def flip_gauss(tables: Tables) -> Interval:
     runs = tables.classifiers[tables.classifiers["gauss_flips"].notna()]
-    return _exact(runs["gauss_flips"].sum(), runs["gauss_paths"].sum())
+    return statistics.exact(runs["gauss_flips"].sum(), runs["gauss_paths"].sum())
 
 
 def grid_check(tables: Tables) -> Interval:
@@ -361,7 +357,7 @@ def grid_check(tables: Tables) -> Interval:
 
 def noise_floor(tables: Tables) -> Interval:
     noise = tables.classifiers["noise"].dropna()
-    return _exact(noise.max() if len(noise) else nan, len(noise))
+    return statistics.exact(noise.max() if len(noise) else nan, len(noise))
 
 
 def diverged(tables: Tables) -> Interval:
@@ -373,11 +369,11 @@ def trained(tables: Tables) -> Interval:
 
 
 def zero_init_exact(_: Tables) -> Interval:
-    return _exact(max(toys.zero_start_error(depth) for depth in toys.DEPTHS), len(toys.DEPTHS))
+    return statistics.exact(max(toys.zero_start_error(depth) for depth in toys.DEPTHS), len(toys.DEPTHS))
 
 
 def plateau_toy(_: Tables) -> Interval:
-    return _exact(max(toys.plateau_switch_error(depth) for depth in toys.DEPTHS), len(toys.DEPTHS))
+    return statistics.exact(max(toys.plateau_switch_error(depth) for depth in toys.DEPTHS), len(toys.DEPTHS))
 
 
 MEASURES: dict[str, Callable[[Tables], Interval | None]] = {

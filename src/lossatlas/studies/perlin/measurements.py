@@ -48,10 +48,6 @@ def _rng(*name: str | int | float) -> np.random.Generator:
     return np.random.default_rng(seed("perlin", "bootstrap", *name))
 
 
-def _exact(value: float, n: int) -> Interval:
-    return Interval(float(value), float(value), float(value), int(n))
-
-
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, name: str, level: float = LEVEL) -> Interval:
     """Ratio of sums over landscapes, bootstrapped over them; paired."""
     columns = {"a": np.asarray(numerator, float), "b": np.asarray(denominator, float)}
@@ -134,7 +130,9 @@ def two_vs_one(tables: Tables) -> Interval:
             (grid, ["kind", "field", "parameter"]),
         )
     ]
-    return _exact(sum((pair["count"] > pair["count_one"]).sum() for pair in pairs), sum(len(pair) for pair in pairs))
+    return statistics.exact(
+        sum((pair["count"] > pair["count_one"]).sum() for pair in pairs), sum(len(pair) for pair in pairs)
+    )
 
 
 def equal_p(tables: Tables) -> Interval | None:
@@ -142,7 +140,7 @@ def equal_p(tables: Tables) -> Interval | None:
     one = tables.counts["smooth"]
     one = one[one["measure"] == "one"]
     found = [float(cell["count"].std() / cell["count"].mean()) for _, cell in one.groupby("kind")]
-    return _exact(max(found), len(one))
+    return statistics.exact(max(found), len(one))
 
 
 def _white_arm(table: pd.DataFrame, dim: int, neighbours: str, values: str) -> pd.DataFrame:
@@ -260,7 +258,7 @@ def curved(tables: Tables) -> Interval:
             bend, wide.to_numpy(float), _rng("curved", c), level=1 - 0.05 / len(positive), resamples=RESAMPLES
         )
         bent += found.low > 0 or found.high < 0
-    return _exact(bent, len(positive))
+    return statistics.exact(bent, len(positive))
 
 
 # --- densities --------------------------------------------------------------------------------------------------------
@@ -415,13 +413,13 @@ def two_layers(tables: Tables) -> Interval | None:
         return None
     cell = table[table["n"] == 2].pivot_table(index=["samples", "landscape"], columns="arm", values="flow")
     total = cell["sum"].sum()
-    return _exact(max(abs(cell[arm] - cell["sum"]).sum() / total for arm in POWERS), len(cell))
+    return statistics.exact(max(abs(cell[arm] - cell["sum"]).sum() / total for arm in POWERS), len(cell))
 
 
 def poincare_hopf(tables: Tables) -> Interval | None:
     """Violations |attractors + repellers - saddles| over every composite counted in two dimensions."""
     counted = [table["unbalanced"] for kind, table in tables.densities.items() if kind != "se1d"]
-    return _exact(sum(column.sum() for column in counted), sum(map(len, counted))) if counted else None
+    return statistics.exact(sum(column.sum() for column in counted), sum(map(len, counted))) if counted else None
 
 
 def union(tables: Tables) -> Interval:
@@ -667,7 +665,7 @@ def perlin_numpy_formula(_: Tables) -> Interval:
     theirs = np.sqrt(2) * (
         (1 - t) * (ramps[0, 0] * (1 - s) + s * ramps[1, 0]) + t * (ramps[0, 1] * (1 - s) + s * ramps[1, 1])
     )
-    return _exact(np.abs(theirs - np.sqrt(2) * field.dense(samples)[0].numpy()).max(), theirs.size)
+    return statistics.exact(np.abs(theirs - np.sqrt(2) * field.dense(samples)[0].numpy()).max(), theirs.size)
 
 
 POINT = "pointwise"

@@ -44,10 +44,6 @@ def measure(results: Results) -> dict[str, Interval]:
 # --- pairs and rates --------------------------------------------------------------------------------------------------
 
 
-def exactly(value: float, n: int) -> Interval:
-    return Interval(float(value), float(value), float(value), int(n))
-
-
 def logs(values: pd.Series) -> pd.Series:
     """log of losses; what is not finite or diverged is +inf."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -108,7 +104,7 @@ def function_runs(results: Results, name: str, arm: str) -> pd.DataFrame:
 
 def booth_start(results: Results) -> Interval:
     run = function_runs(results, "booth", "none").iloc[0]
-    return exactly(max(abs(run["first_loss"] / 144 - 1), abs(run["second_loss"] / 64.7424 - 1)), 1)
+    return statistics.exact(max(abs(run["first_loss"] / 144 - 1), abs(run["second_loss"] / 64.7424 - 1)), 1)
 
 
 def share_better(name: str, arm: str, than: str) -> Callable[[Results], Interval]:
@@ -123,16 +119,16 @@ def share_better(name: str, arm: str, than: str) -> Callable[[Results], Interval
 
 
 def rosenbrock_gd(results: Results) -> Interval:
-    return exactly(function_runs(results, "rosenbrock", "none")["final_loss"].iloc[0], 1)
+    return statistics.exact(function_runs(results, "rosenbrock", "none")["final_loss"].iloc[0], 1)
 
 
 def rosenbrock_rank(results: Results) -> Interval:
     ends = function_runs(results, "rosenbrock", "published")["final_loss"]
-    return exactly((ends < PUBLISHED_END).mean(), len(ends))
+    return statistics.exact((ends < PUBLISHED_END).mean(), len(ends))
 
 
 def rosenbrock_exact(results: Results) -> Interval:
-    return exactly(function_runs(results, "rosenbrock", "exact")["final_loss"].iloc[0], 1)
+    return statistics.exact(function_runs(results, "rosenbrock", "exact")["final_loss"].iloc[0], 1)
 
 
 def tuned_function(name: str) -> Callable[[Results], Interval]:
@@ -142,7 +138,7 @@ def tuned_function(name: str) -> Callable[[Results], Interval]:
         runs = results.tables["functions"]
         runs = runs[runs["function"] == name]
         ends = [of(runs, arm)["final_loss"].min() for arm in ("exact", "none")]
-        return exactly(np.log10(max(ends[0], 1e-32) / max(ends[1], 1e-32)), 1)
+        return statistics.exact(np.log10(max(ends[0], 1e-32) / max(ends[1], 1e-32)), 1)
 
     return ratio
 
@@ -152,7 +148,7 @@ def scalar(name: str) -> Callable[[Results], Interval]:
 
     def value(results: Results) -> Interval:
         values = np.abs(results.arrays["functions"][name])
-        return exactly(values.max(), values.size)
+        return statistics.exact(values.max(), values.size)
 
     return value
 
@@ -171,7 +167,7 @@ def line_search(name: str) -> Callable[[Results], Interval]:
 
     def ratio(results: Results) -> Interval:
         gaps = results.arrays["functions"][f"line_search/{name}"]
-        return exactly(np.log10(gaps[2, 10] / gaps[0, 10]), 1)
+        return statistics.exact(np.log10(gaps[2, 10] / gaps[0, 10]), 1)
 
     return ratio
 
@@ -217,7 +213,7 @@ def regression_column(optimizer: str, arm: str, column: str, transform=np.asarra
 def official_invariant(results: Results) -> Interval:
     runs = of(results.regression("sgd"), "official")
     changes = runs[runs["rate_multiple"] == 1]["loss_change"].abs()
-    return exactly(changes.median(), len(changes))
+    return statistics.exact(changes.median(), len(changes))
 
 
 def exact_teleports(results: Results) -> pd.DataFrame:
@@ -230,7 +226,7 @@ def exact_teleports(results: Results) -> pd.DataFrame:
 def worst_exact(results: Results) -> Interval:
     found = exact_teleports(results)
     moved = found[found["outcome"] == 0]
-    return exactly(moved["loss_change"].abs().max(), len(moved))
+    return statistics.exact(moved["loss_change"].abs().max(), len(moved))
 
 
 def refused(results: Results) -> Interval:
@@ -336,7 +332,7 @@ def page(arm: str, conditions: Sequence[Sequence[str]]) -> Callable[[Results], I
             columns.append(np.mean(scores, axis=0))
         table = np.stack(columns, -1)
         p = stats.page_trend_test(table, method="asymptotic").pvalue
-        return exactly(p, len(table))
+        return statistics.exact(p, len(table))
 
     return p_value
 
