@@ -8,23 +8,25 @@ from lossatlas import claims, claims_table, console
 from lossatlas.atomic import atomic
 from lossatlas.errors import LossAtlasError
 
-SHOWN = ("claims.csv", "claims.md", "figures/*.png")
+TABLES = ("claims.csv", "claims.md")
 BULK = 100_000  # bytes; a study's table above it is data that figures are drawn from, and can be made again
-README_TIER = "default"
+README_TIER = "default"  # the one whose figures are kept: those of another tier say less and weigh as much
 
 
 def accept(root: Path, tier: str) -> list[str]:
-    """Copy tables and figures of `results/<tier>` to `results/reference/<tier>`; says which.
+    """Make the tables and figures of `results/<tier>` the whole of `results/reference/<tier>`; says which.
 
     Also writes `costs.csv`, the seconds that each rule took, which the next run's forecast reads. Parameters and
-    curves stay behind. Raises `LossAtlasError` if the tier has no complete run.
+    curves stay behind, and what an earlier run had and this one has not goes. Raises `LossAtlasError` if the tier has
+    no complete run.
     """
     run, reference = root / "results" / tier, root / "results" / "reference" / tier
     if not (run / "claims.csv").exists():
         raise LossAtlasError(f"{run}/claims.csv does not exist: run the {tier} tier first")
     claims.read_csv(run / "claims.csv")
     tables = [path for path in run.glob("*/*.csv") if path.stat().st_size < BULK]
-    sources = sorted([*tables, *(path for pattern in SHOWN for path in run.glob(pattern))])
+    figures = run.glob("figures/*.png") if tier == README_TIER else []
+    sources = sorted([*(run / name for name in TABLES), *tables, *figures])
     for path in sources:
         with atomic(reference / path.relative_to(run)) as handle:
             handle.write(path.read_bytes())
@@ -34,7 +36,11 @@ def accept(root: Path, tier: str) -> list[str]:
     writer.writerows(console.costs(root / "provenance", tier))
     with atomic(reference / "costs.csv") as handle:
         handle.write(text.getvalue().encode())
-    return [str(reference / path.relative_to(run)) for path in sources]
+    accepted = [reference / path.relative_to(run) for path in sources]
+    for path in reference.rglob("*"):
+        if path.is_file() and path not in {*accepted, reference / "costs.csv"}:
+            path.unlink()
+    return [str(path) for path in accepted]
 
 
 def write_readme(root: Path) -> None:
