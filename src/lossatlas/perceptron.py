@@ -31,9 +31,9 @@ class Perceptron:
 
     @classmethod
     def of(cls, problem) -> "Perceptron | None":
-        """The perceptron that a problem trains on shared rows with labels; None for any other problem."""
+        """The perceptron that a problem trains on labels; None for any other problem."""
         module = getattr(problem, "module", None)
-        if type(module) is not nn.Sequential or problem.own_rows or problem.loss != "cross_entropy":
+        if type(module) is not nn.Sequential or problem.loss != "cross_entropy":
             return None
         layers = [layer for layer in module if type(layer) is not nn.Flatten]
         linear, between = layers[::2], layers[1::2]
@@ -42,41 +42,48 @@ class Perceptron:
         fits = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
         fits = fits and all(type(layer) in BACKWARD for layer in between)
         trained = sum(p.numel() for p in module.parameters()) == problem.dim
-        if not (fits and trained) or problem.y.is_floating_point() or problem.y.dim() != 1:
+        if not (fits and trained) or problem.y.is_floating_point() or problem.y.dim() != 1 + problem.own_rows:
             return None
         widths = (linear[0].in_features, *(layer.out_features for layer in linear))
-        fits = problem.x[0].numel() == widths[0] and all(a.out_features == b.in_features for a, b in pairwise(linear))
+        example = problem.x[0, 0] if problem.own_rows else problem.x[0]
+        fits = example.numel() == widths[0] and all(a.out_features == b.in_features for a, b in pairwise(linear))
         return cls(widths, tuple(map(type, between))) if fits else None
 
     def gradient(self, theta: Tensor, x: Tensor, y: Tensor, wanted: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Mean losses (k,) of the members theta (k, P), and the gradients (m, P) of those in `wanted`.
 
-        x (n, ...) inputs and y (n,) labels, shared by all members.
+        x (n, ...) inputs and y (n,) labels, shared by all members; or (k, n, ...) and (k, n), each member's own.
         """
-        k, x = len(theta), x.flatten(1)
+        k = len(theta)
+        x = x.flatten(y.dim()).expand(k if y.dim() == 2 else 1, -1, -1)
+        n = x.shape[1]
         # the part of the last layer's gradient that does not depend on the outputs, features first
-        targets = x.new_zeros(self.widths[-1], len(x)).scatter_(0, y[None], -1 / len(x))
+        targets = x.new_zeros(len(x), self.widths[-1], n).scatter_(1, y.view(-1, 1, n), -1 / n)
         first, last, _ = wanted.indices(k)
         losses, gradients = theta.new_empty(k), theta.new_empty(last - first, theta.shape[1])
-        for start, end in self._chunks(k, x):
+        for start, end in self._chunks(k, n * theta.element_size(), theta.device.type):
             begin = max(first, start)
             into = gradients[begin - first : max(min(last, end) - first, 0)]
+            rows = slice(start, end) if len(x) > 1 else slice(None)
             with torch.no_grad():
-                losses[start:end] = self._chunk(theta[start:end], x, targets, begin - start, into)
+                losses[start:end] = self._chunk(theta[start:end], x[rows], targets[rows], begin - start, into)
         return losses, gradients
 
-    def _chunks(self, k: int, x: Tensor) -> list[tuple[int, int]]:
+    def _chunks(self, k: int, unit_bytes: int, device: str) -> list[tuple[int, int]]:
         """Ranges of members whose activations fit the cache; of one size, since a small rest would be slow."""
-        budget = ensemble.CACHE_BYTES if x.device.type == "cpu" else ensemble.DEVICE_BYTES
-        parts = math.ceil(k * max(self.widths[1:]) * len(x) * x.element_size() / budget)
+        budget = ensemble.CACHE_BYTES if device == "cpu" else ensemble.DEVICE_BYTES
+        parts = math.ceil(k * max(self.widths[1:]) * unit_bytes / budget)
         size = math.ceil(k / parts)
         return [(start, min(start + size, k)) for start in range(0, k, size)]
 
     def _chunk(self, theta: Tensor, x: Tensor, targets: Tensor, begin: int, into: Tensor) -> Tensor:
         """Losses (k,); the gradients of the len(into) members from `begin` on are written there."""
         weights, biases = self._split(theta)
-        y = torch.addmm(biases[0].reshape(-1, 1), weights[0].reshape(-1, self.widths[0]), x.mT)
-        y = y.view(len(theta), -1, len(x))
+        k, n = len(theta), x.shape[1]
+        if len(x) == 1:
+            y = torch.addmm(biases[0].reshape(-1, 1), weights[0].reshape(-1, self.widths[0]), x[0].mT).view(k, -1, n)
+        else:
+            y = torch.baddbmm(biases[0], weights[0], x.mT)
         hidden = []
         for activation, weight, bias in zip(self.activations, weights[1:], biases[1:], strict=True):
             hidden.append(FORWARD[activation](y))
@@ -86,19 +93,20 @@ class Perceptron:
         total = y.exp_().sum(1, keepdim=True)
         if len(into):
             members = slice(begin, begin + len(into))
-            slope = torch.addcdiv(targets, y[members], total[members], value=1 / len(x))
-            self._backward(slope, [w[members] for w in weights], [h[members] for h in hidden], x, into)
+            own = members if len(x) > 1 else slice(None)
+            slope = torch.addcdiv(targets[own], y[members], total[members], value=1 / n)
+            self._backward(slope, [w[members] for w in weights], [h[members] for h in hidden], x[own], into)
         return picked + total.log_().mean((1, 2))
 
     def _backward(self, slope: Tensor, weights: list[Tensor], hidden: list[Tensor], x: Tensor, into: Tensor) -> None:
-        """Gradients of all parameters, from that of the outputs (m, C, n)."""
+        """Gradients of all parameters, from that of the outputs (m, C, n); x (1 or m, n, features)."""
         to_weights, to_biases = self._split(into)
         for i in range(len(hidden), 0, -1):
             to_biases[i].copy_(slope.sum(-1, keepdim=True))
             to_weights[i].copy_(slope @ hidden[i - 1].mT)
             slope = BACKWARD[self.activations[i - 1]](weights[i].mT @ slope, hidden[i - 1])
         to_biases[0].copy_(slope.sum(-1, keepdim=True))
-        to_weights[0].copy_((slope.view(-1, len(x)) @ x).view(to_weights[0].shape))
+        to_weights[0].copy_((slope.flatten(0, 1) @ x[0]).view(to_weights[0].shape) if len(x) == 1 else slope @ x)
 
     def _split(self, theta: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Weights (k, out, in) and biases (k, out, 1) of all layers, views of theta (k, P)."""

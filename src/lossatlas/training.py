@@ -19,7 +19,9 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
+from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
+from lossatlas.perceptron import Perceptron
 from lossatlas.seeds import seed
 
 SAVE_SECONDS = 20.0  # how much work a kill may cost
@@ -176,12 +178,13 @@ def train(
     state = _start(theta, recipe, math.ceil(recipe.steps / epoch_steps))
     if store and (saved := store.load()):
         state.restore(saved)
+    slope = _slope(problem, penalty)
     saved_at = time.monotonic()
     while state.step < recipe.steps:
         epoch = state.step // epoch_steps
         steps = min(epoch_steps, recipe.steps - state.step)
         for part in _epoch(problem, recipe, orders, epoch, steps):
-            _take_step(state, part, recipe, rate, penalty, epoch)
+            _take_step(state, *slope(part, state.theta), recipe, rate, epoch)
             if state.step in keep:
                 state.kept[state.step] = state.theta.clone()
         state.losses[:, epoch] /= steps
@@ -247,14 +250,23 @@ def _epoch(problem, recipe: Recipe, orders: Sequence[int], epoch: int, steps: in
         yield problem.on(rows.to(problem.x.device))
 
 
-def _take_step(state: _State, problem, recipe: Recipe, rate: Tensor, penalty, epoch: int) -> None:
-    theta = state.theta.detach().requires_grad_()
-    loss = problem(theta)
+Slope = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+
+
+def _slope(problem, penalty: Callable[[Tensor], Tensor] | None) -> Slope:
+    """(part of the problem, theta (k, P)) -> losses (k,) and gradients (k, P), of all members at once."""
     if penalty is not None:
-        loss = loss + penalty(theta)
-    (gradient,) = torch.autograd.grad(loss.sum(), theta)
+        return lambda part, theta: ensemble.gradient(
+            lambda members: part(members) + penalty(members), theta, len(theta)
+        )
+    if perceptron := Perceptron.of(problem):
+        return lambda part, theta: perceptron.gradient(theta, part.x, part.y)
+    return lambda part, theta: ensemble.gradient(part, theta, len(theta))
+
+
+def _take_step(state: _State, loss: Tensor, gradient: Tensor, recipe: Recipe, rate: Tensor, epoch: int) -> None:
     with torch.no_grad():
-        theta, loss = state.theta, loss.detach()
+        theta = state.theta
         if recipe.weight_decay:
             gradient.add_(theta, alpha=recipe.weight_decay)
         step, update = state.displacement.zero_(), OPTIMIZERS[recipe.optimizer].update

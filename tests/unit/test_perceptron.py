@@ -29,6 +29,18 @@ def test_losses_and_gradients_are_those_of_automatic_differentiation(activation,
     torch.testing.assert_close(gradients, slopes[wanted], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("wanted", [slice(None), slice(1, -1)], ids=str)
+@pytest.mark.parametrize("cache", [700, 10**6])
+def test_each_member_may_see_rows_of_its_own(wanted, cache, monkeypatch):
+    problem, theta = network()
+    monkeypatch.setattr(ensemble, "CACHE_BYTES", cache)
+    part = problem.on(torch.tensor([[0, 1, 2], [3, 2, 1], [7, 8, 9], [10, 0, 5]]))
+    losses, gradients = Perceptron.of(part).gradient(theta, part.x, part.y, wanted)
+    expected, slopes = ensemble.gradient(part, theta)
+    torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients, slopes[wanted], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("cache", [1, 700, 10**6])
 def test_chunks_do_not_change_the_numbers(cache, monkeypatch):
     problem, theta = network()
@@ -71,7 +83,6 @@ def shared_layer():
         problem_of(nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3))),
         problem_of(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3), nn.ReLU())),
         problem_of(shared_layer()),
-        problem_of(mlp((5, 4, 3))).on(torch.tensor([[0, 1], [2, 3]])),
         object(),
     ],
 )
