@@ -1,4 +1,4 @@
-"""Losses and gradients of an ensemble of plain multilayer perceptrons, by a backward pass written out.
+"""Losses and gradients of an ensemble of multilayer perceptrons, by a backward pass written out.
 
 The same numbers as `lossatlas.ensemble.gradient`, without a graph: activations are kept features first (k, C, n), a
 chunk of members fits the cache, and members whose gradient is not wanted share the forward pass of the others.
@@ -7,11 +7,13 @@ chunk of members fits the cache, and members whose gradient is not wanted share 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lossatlas import ensemble
+from lossatlas.ensemble import Norm
 
 FORWARD = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_, nn.Sigmoid: torch.sigmoid_}
 # d loss / d input from (d loss / d output, output), in place of the former
@@ -22,32 +24,68 @@ BACKWARD = {
 }
 
 
+class Layer(NamedTuple):
+    """Parameters of a linear layer and of the normalisation behind it, if any: views of an ensemble theta (k, P).
+
+    weight (k, out, in); bias, scale and shift (k, out, 1).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    def of(self, members: slice) -> "Layer":
+        return Layer(*(part if part is None else part[members] for part in self))
+
+
+class Hidden(NamedTuple):
+    """A hidden layer's activations (k, out, n); where it is normalised, also them before scale and shift, and
+    1 / deviation (k, out, 1)."""
+
+    y: Tensor
+    standard: Tensor | None = None
+    inverse: Tensor | None = None
+
+    def of(self, members: slice) -> "Hidden":
+        return Hidden(*(part if part is None else part[members] for part in self))
+
+
 @dataclass(frozen=True)
 class Perceptron:
-    """Linear layers widths[0] -> ... -> widths[-1], each with a bias, an activation between any two, cross-entropy."""
+    """Linear layers widths[0] -> ... -> widths[-1], each with a bias; an activation between any two; cross-entropy.
+
+    eps: of the BatchNorm before each activation, which uses the statistics of the rows at hand; None: there is none.
+    """
 
     widths: tuple[int, ...]
     activations: tuple[type[nn.Module], ...]
+    eps: tuple[float | None, ...]
 
     @classmethod
     def of(cls, problem) -> "Perceptron | None":
         """The perceptron that a problem trains on labels; None for any other problem."""
         module = getattr(problem, "module", None)
-        if type(module) is not nn.Sequential or problem.loss != "cross_entropy":
+        if type(module) is not nn.Sequential or problem.loss != "cross_entropy" or problem.moments is not None:
             return None
-        layers = [layer for layer in module if type(layer) is not nn.Flatten]
-        linear, between = layers[::2], layers[1::2]
-        if len(linear) != len(between) + 1 or ensemble.shares_parameters(module):
+        trained = sum(p.numel() for p in module.parameters()) == problem.dim and not ensemble.shares_parameters(module)
+        if not trained or problem.y.is_floating_point() or problem.y.dim() != 1 + problem.own_rows:
             return None
-        fits = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
-        fits = fits and all(type(layer) in BACKWARD for layer in between)
-        trained = sum(p.numel() for p in module.parameters()) == problem.dim
-        if not (fits and trained) or problem.y.is_floating_point() or problem.y.dim() != 1 + problem.own_rows:
+        linear, norms, activations = [], [], []
+        rest = [layer for layer in module if type(layer) is not nn.Flatten]
+        while rest:
+            linear.append(rest.pop(0))
+            norms.append(rest.pop(0) if rest and type(rest[0]) is Norm else None)
+            activations.append(type(rest.pop(0)) if rest else None)
+        if not all(type(layer) is nn.Linear and layer.bias is not None for layer in linear):
             return None
+        fits = activations[-1] is None and norms[-1] is None and all(a in BACKWARD for a in activations[:-1])
+        fits = fits and all(n is None or n.weight is not None for n in norms)
         widths = (linear[0].in_features, *(layer.out_features for layer in linear))
         example = problem.x[0, 0] if problem.own_rows else problem.x[0]
-        fits = example.numel() == widths[0] and all(a.out_features == b.in_features for a, b in pairwise(linear))
-        return cls(widths, tuple(map(type, between))) if fits else None
+        fits = fits and example.numel() == widths[0]
+        fits = fits and all(a.out_features == b.in_features for a, b in pairwise(linear))
+        return cls(widths, tuple(activations[:-1]), tuple(n and n.eps for n in norms[:-1])) if fits else None
 
     def gradient(self, theta: Tensor, x: Tensor, y: Tensor, wanted: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Mean losses (k,) of the members theta (k, P), and the gradients (m, P) of those in `wanted`.
@@ -78,16 +116,17 @@ class Perceptron:
 
     def _chunk(self, theta: Tensor, x: Tensor, targets: Tensor, begin: int, into: Tensor) -> Tensor:
         """Losses (k,); the gradients of the len(into) members from `begin` on are written there."""
-        weights, biases = self._split(theta)
+        layers = self._split(theta)
         k, n = len(theta), x.shape[1]
         if len(x) == 1:
-            y = torch.addmm(biases[0].reshape(-1, 1), weights[0].reshape(-1, self.widths[0]), x[0].mT).view(k, -1, n)
+            weight, bias = layers[0].weight.reshape(-1, self.widths[0]), layers[0].bias.reshape(-1, 1)
+            y = torch.addmm(bias, weight, x[0].mT).view(k, -1, n)
         else:
-            y = torch.baddbmm(biases[0], weights[0], x.mT)
+            y = torch.baddbmm(layers[0].bias, layers[0].weight, x.mT)
         hidden = []
-        for activation, weight, bias in zip(self.activations, weights[1:], biases[1:], strict=True):
-            hidden.append(FORWARD[activation](y))
-            y = torch.baddbmm(bias, weight, y)
+        for activation, eps, layer, after in zip(self.activations, self.eps, layers, layers[1:], strict=False):
+            hidden.append(_hidden(y, activation, eps, layer))
+            y = torch.baddbmm(after.bias, after.weight, hidden[-1].y)
         y = y.sub_(y.amax(1, keepdim=True))
         picked = (y * targets).sum((1, 2))
         total = y.exp_().sum(1, keepdim=True)
@@ -95,22 +134,50 @@ class Perceptron:
             members = slice(begin, begin + len(into))
             own = members if len(x) > 1 else slice(None)
             slope = torch.addcdiv(targets[own], y[members], total[members], value=1 / n)
-            self._backward(slope, [w[members] for w in weights], [h[members] for h in hidden], x[own], into)
+            self._backward(slope, [a.of(members) for a in layers], [h.of(members) for h in hidden], x[own], into)
         return picked + total.log_().mean((1, 2))
 
-    def _backward(self, slope: Tensor, weights: list[Tensor], hidden: list[Tensor], x: Tensor, into: Tensor) -> None:
+    def _backward(self, slope: Tensor, layers: list[Layer], hidden: list[Hidden], x: Tensor, into: Tensor) -> None:
         """Gradients of all parameters, from that of the outputs (m, C, n); x (1 or m, n, features)."""
-        to_weights, to_biases = self._split(into)
+        to = self._split(into)
         for i in range(len(hidden), 0, -1):
-            to_biases[i].copy_(slope.sum(-1, keepdim=True))
-            to_weights[i].copy_(slope @ hidden[i - 1].mT)
-            slope = BACKWARD[self.activations[i - 1]](weights[i].mT @ slope, hidden[i - 1])
-        to_biases[0].copy_(slope.sum(-1, keepdim=True))
-        to_weights[0].copy_((slope.flatten(0, 1) @ x[0]).view(to_weights[0].shape) if len(x) == 1 else slope @ x)
+            to[i].bias.copy_(slope.sum(-1, keepdim=True))
+            to[i].weight.copy_(slope @ hidden[i - 1].y.mT)
+            slope = BACKWARD[self.activations[i - 1]](layers[i].weight.mT @ slope, hidden[i - 1].y)
+            if self.eps[i - 1] is not None:
+                slope = _through_norm(slope, layers[i - 1], hidden[i - 1], to[i - 1])
+        to[0].bias.copy_(slope.sum(-1, keepdim=True))
+        to[0].weight.copy_(
+            (slope.flatten(0, 1) @ x[0]).view(to[0].weight.shape) if len(x) == 1 else slope @ x,
+        )
 
-    def _split(self, theta: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Weights (k, out, in) and biases (k, out, 1) of all layers, views of theta (k, P)."""
-        sizes = [n for fan_in, fan_out in pairwise(self.widths) for n in (fan_in * fan_out, fan_out)]
-        parts = theta.split(sizes, -1)
-        weights = [part.view(len(theta), -1, n) for part, n in zip(parts[::2], self.widths[:-1], strict=True)]
-        return weights, [part.unsqueeze(-1) for part in parts[1::2]]
+    def _split(self, theta: Tensor) -> list[Layer]:
+        sizes = []
+        for fan_in, fan_out, eps in zip(self.widths, self.widths[1:], (*self.eps, None), strict=False):
+            sizes.append((fan_in * fan_out, fan_out) if eps is None else (fan_in * fan_out, *[fan_out] * 3))
+        parts = iter(theta.split([size for layer in sizes for size in layer], -1))
+        layers = []
+        for layer, fan_in in zip(sizes, self.widths, strict=False):
+            weight, *vectors = (next(parts) for _ in layer)
+            layers.append(Layer(weight.view(len(theta), -1, fan_in), *(v.unsqueeze(-1) for v in vectors)))
+        return layers
+
+
+def _hidden(y: Tensor, activation: type[nn.Module], eps: float | None, layer: Layer) -> Hidden:
+    """A hidden layer from the outputs y (k, out, n) of its linear part, which are overwritten."""
+    if eps is None:
+        return Hidden(FORWARD[activation](y))
+    y = y.sub_(y.mean(-1, keepdim=True))
+    inverse = y.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    standard = y.mul_(inverse)
+    return Hidden(FORWARD[activation](torch.addcmul(layer.shift, standard, layer.scale)), standard, inverse)
+
+
+def _through_norm(slope: Tensor, layer: Layer, hidden: Hidden, to: Layer) -> Tensor:
+    """From the gradient of a BatchNorm's output (m, out, n) to that of its input; its parameters' are written."""
+    n = slope.shape[-1]
+    to_shift = slope.sum(-1, keepdim=True)
+    to_scale = (slope * hidden.standard).sum(-1, keepdim=True)
+    to.shift.copy_(to_shift)
+    to.scale.copy_(to_scale)
+    return slope.sub_(to_shift / n).addcmul_(hidden.standard, to_scale, value=-1 / n).mul_(layer.scale * hidden.inverse)

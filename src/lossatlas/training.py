@@ -255,13 +255,19 @@ Slope = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 def _slope(problem, penalty: Callable[[Tensor], Tensor] | None) -> Slope:
     """(part of the problem, theta (k, P)) -> losses (k,) and gradients (k, P), of all members at once."""
-    if penalty is not None:
-        return lambda part, theta: ensemble.gradient(
-            lambda members: part(members) + penalty(members), theta, len(theta)
-        )
-    if perceptron := Perceptron.of(problem):
-        return lambda part, theta: perceptron.gradient(theta, part.x, part.y)
-    return lambda part, theta: ensemble.gradient(part, theta, len(theta))
+    perceptron = Perceptron.of(problem)
+
+    def slope(part, theta: Tensor) -> tuple[Tensor, Tensor]:
+        if perceptron:
+            loss, gradient = perceptron.gradient(theta, part.x, part.y)
+        else:
+            loss, gradient = ensemble.gradient(part, theta, len(theta))
+        if penalty is not None:
+            more, outwards = ensemble.gradient(penalty, theta, len(theta))
+            loss, gradient = loss + more, gradient.add_(outwards)
+        return loss, gradient
+
+    return slope
 
 
 def _take_step(state: _State, loss: Tensor, gradient: Tensor, recipe: Recipe, rate: Tensor, epoch: int) -> None:

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from lossatlas import ensemble
+from lossatlas.ensemble import Norm
 from lossatlas.perceptron import Perceptron
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
@@ -10,18 +13,21 @@ from lossatlas.problems.network import NetworkProblem, initial
 WIDTHS = (5, 7, 6, 3)
 
 
-def network(activation="relu", rows=11, widths=WIDTHS):
+def network(activation="relu", rows=11, widths=WIDTHS, batch_norm=False):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, widths[0], generator=generator, dtype=torch.float64)
     y = torch.randint(widths[-1], (rows,), generator=generator)
-    problem = NetworkProblem(mlp(widths, activation).double(), x, y)
-    return problem, initial(lambda: mlp(widths, activation).double(), range(4))
+    problem = NetworkProblem(mlp(widths, activation, batch_norm).double(), x, y)
+    theta = initial(lambda: mlp(widths, activation, batch_norm).double(), range(4))
+    # scales and shifts of a normalisation start at one and zero, where an error could hide
+    return problem, theta + 0.1 * torch.randn(theta.shape, generator=generator, dtype=theta.dtype)
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("wanted", [slice(None), slice(1, -1), slice(1, None), slice(0, 0)], ids=str)
-def test_losses_and_gradients_are_those_of_automatic_differentiation(activation, wanted):
-    problem, theta = network(activation)
+def test_losses_and_gradients_are_those_of_automatic_differentiation(activation, wanted, batch_norm):
+    problem, theta = network(activation, batch_norm=batch_norm)
     losses, gradients = Perceptron.of(problem).gradient(theta, problem.x, problem.y, wanted)
     expected, slopes = ensemble.gradient(problem, theta)
     # 1e-12: a few roundings of float64 in sums of eleven rows
@@ -31,8 +37,9 @@ def test_losses_and_gradients_are_those_of_automatic_differentiation(activation,
 
 @pytest.mark.parametrize("wanted", [slice(None), slice(1, -1)], ids=str)
 @pytest.mark.parametrize("cache", [700, 10**6])
-def test_each_member_may_see_rows_of_its_own(wanted, cache, monkeypatch):
-    problem, theta = network()
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_each_member_may_see_rows_of_its_own(wanted, cache, batch_norm, monkeypatch):
+    problem, theta = network(batch_norm=batch_norm)
     monkeypatch.setattr(ensemble, "CACHE_BYTES", cache)
     part = problem.on(torch.tensor([[0, 1, 2], [3, 2, 1], [7, 8, 9], [10, 0, 5]]))
     losses, gradients = Perceptron.of(part).gradient(theta, part.x, part.y, wanted)
@@ -77,7 +84,10 @@ def shared_layer():
 @pytest.mark.parametrize(
     "problem",
     [
-        problem_of(mlp((5, 4, 3), batch_norm=True)),
+        problem_of(nn.Sequential(nn.Linear(5, 4), Norm(4, affine=False), nn.ReLU(), nn.Linear(4, 3))),
+        problem_of(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3), Norm(3))),
+        problem_of(nn.Sequential(Norm(5), nn.ReLU(), nn.Linear(5, 3))),
+        replace(problem_of(mlp((5, 4, 3), batch_norm=True)), moments=lambda theta: {}),
         problem_of(mlp((5, 4, 5)), "squared_error"),
         problem_of(nn.Sequential(nn.Linear(5, 4, bias=False), nn.ReLU(), nn.Linear(4, 3))),
         problem_of(nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3))),
