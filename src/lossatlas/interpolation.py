@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp
 
 from lossatlas import ensemble
 from lossatlas.ensemble import Layout
@@ -167,16 +166,3 @@ def split_first(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
         if any(True for _ in child.parameters()) or any(isinstance(m, ensemble.Norm) for m in child.modules()):
             return None
     return None
-
-
-def velocities(problem: NetworkProblem, start: Tensor, end: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second derivative (A, n, C) of the logits along the line from start to end (P,)."""
-
-    def logits(a: Tensor) -> Tensor:
-        return problem.logits((1 - a)[:, None] * start + a[:, None] * end)
-
-    def velocity(a: Tensor) -> Tensor:
-        return jvp(logits, (a,), (torch.ones_like(a),))[1]
-
-    alphas = alphas.to(start.dtype)
-    return jvp(velocity, (alphas,), (torch.ones_like(alphas),))

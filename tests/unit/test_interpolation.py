@@ -13,10 +13,11 @@ from torch.func import functional_call
 from lossatlas import curves, ensemble
 from lossatlas.ensemble import Layout
 from lossatlas.errors import LossAtlasError
-from lossatlas.interpolation import line, refined, split_first, sweep, velocities
+from lossatlas.interpolation import line, refined, split_first, sweep
 from lossatlas.problems.architectures import cnn, mlp, resnet
 from lossatlas.problems.network import NetworkProblem, ema_moments, exact_moments, initial
 from lossatlas.symmetry import permuted
+from lossatlas.velocities import velocities
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, losses of order 1, sums of tens of terms
 
@@ -369,44 +370,7 @@ def test_from_zero_the_logits_of_a_bias_free_relu_network_are_homogeneous(depth)
     assert curves.minimum_delta(to_end).max() == 0
 
 
-# --- derivatives along the line ---------------------------------------------------------------------------------------
-
-
-SMOOTH = {
-    "mlp": (lambda: mlp((6, 8, 7, 3), "tanh"), (6,)),
-    "mlp bn": (lambda: mlp((6, 8, 7, 3), "tanh", batch_norm=True), (6,)),
-    "cnn 1d": (lambda: cnn((1, 9), (4, 5), 3, "tanh"), (1, 9)),
-    "gated": (Gated, (6,)),
-}
-
-
-@pytest.mark.parametrize("name", SMOOTH)
-def test_velocities_are_finite_differences_of_the_logits(name):
-    build, shape = SMOOTH[name]
-    torch.manual_seed(0)
-    problem = NetworkProblem(build().double(), torch.randn(5, *shape).double(), torch.zeros(5, dtype=torch.int64))
-    start, end = initial(build, [0, 1]).double()
-    alphas = torch.tensor([0.1, 0.45, 0.8]).double()
-    velocity, acceleration = velocities(problem, start, end, alphas)
-
-    def z(shift):
-        a = (alphas + shift)[:, None]
-        return problem.logits((1 - a) * start + a * end)
-
-    step = 1e-4  # error of order step² times a higher derivative, and 1e-16 / step² = 1e-8 of rounding
-    torch.testing.assert_close(velocity, (z(step) - z(-step)) / (2 * step), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(acceleration, (z(step) - 2 * z(0) + z(-step)) / step**2, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_velocities_of_a_quadratic_path_are_exact(dtype):
-    module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).to(dtype)
-    problem = NetworkProblem(module, torch.ones(1, 1, dtype=dtype), torch.zeros(1, dtype=torch.int64))
-    alphas = torch.linspace(0, 1, 5, dtype=torch.float64)
-    velocity, acceleration = velocities(problem, torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype), alphas)
-    # z = alpha²; alphas are dyadic
-    assert velocity.flatten().tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert acceleration.flatten().tolist() == [2.0] * 5
+# --- kinks ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("psi", [0.5, 1.5, 2.5])

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from lossatlas import curves
 from lossatlas.data import DataSet
-from lossatlas.interpolation import refined, sweep, velocities
+from lossatlas.interpolation import refined, sweep
 from lossatlas.problems.network import NetworkProblem, ema_moments
 from lossatlas.studies import baselines
 from lossatlas.studies.settings import Baseline
 from lossatlas.training import minibatch_rows
+from lossatlas.velocities import velocities
 
 SMOOTH_ROWS = 32  # examples of each run whose smooth Gauss length is integrated
 FLOAT64_ROWS = 256  # examples of the comparison with float64
