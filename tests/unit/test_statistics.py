@@ -208,6 +208,18 @@ def test_spearman_agrees_with_scipy_where_there_are_ties():
     assert np.isnan(spearman(x, np.ones(80)))
 
 
+def test_ranks_within_groups_are_scipys_of_each_group_by_itself():
+    rng = np.random.default_rng(0)
+    x, y, group = rng.integers(0, 6, 60).astype(float), rng.normal(size=60).round(1), rng.integers(0, 4, 60)
+    x[:5] = np.inf
+    ranks = np.empty((2, 60))
+    for label in range(4):
+        rows = group == label
+        ranks[:, rows] = stats.rankdata([x[rows], y[rows]], axis=1) / rows.sum() - (rows.sum() + 1) / (2 * rows.sum())
+    expected = np.corrcoef(ranks)[0, 1]  # of ranks whose mean is zero in each group
+    assert spearman(x, y, groups=group) == pytest.approx(expected, abs=1e-12)  # two orders of summation
+
+
 def test_spearman_within_groups_does_not_see_what_the_groups_explain():
     rng = np.random.default_rng(14)
     group = np.repeat(np.arange(8), 50)
