@@ -96,7 +96,7 @@ def test_pcgrad_is_torchjds_in_law():
 
 
 def test_an_aggregator_of_torchjd_uses_our_weights():
-    bridge = pytest.importorskip("lossatlas.torchjd_bridge", reason="torchjd is in the extra `composite`")
+    bridge = pytest.importorskip("lossatlas.composite.torchjd_bridge", reason="torchjd is in the extra `composite`")
     found = bridge.aggregator(PowerWeighting(1.0))(J)
     torch.testing.assert_close(found, torch.tensor([1.9233, 1.0, 1.0]), rtol=0, atol=1e-4)
     torch.testing.assert_close(PowerWeighting(1.0)(gramian(J)), torch.tensor([0.4077, 0.5923]), rtol=0, atol=1e-4)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lossatlas import ensemble, goals
+from lossatlas import ensemble
+from lossatlas.composite import goals
 from lossatlas.ensemble import Layout
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems.architectures import mlp
@@ -21,7 +22,7 @@ class AutoencoderProblem:
     """Losses of reconstructions and codes of the rows of x.
 
     module: `Sequential(encoder, decoder)`; its parameters are the coordinates. x (n, C, H, W) in [0, 1], or
-    (k, n, C, H, W) where each member has rows of its own. goals: names out of `lossatlas.goals`.
+    (k, n, C, H, W) where each member has rows of its own. goals: names out of `lossatlas.composite.goals`.
     """
 
     module: nn.Sequential

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchjd.scalarization import DWA, FAMO, UW, GeometricMean
 
-from lossatlas import balancers, composite
-from lossatlas.balancers import OnGramian, Scalarised, Static
+from lossatlas import composite
+from lossatlas.composite import balancers
+from lossatlas.composite.balancers import OnGramian, Scalarised, Static
 from lossatlas.errors import LossAtlasError
 
 

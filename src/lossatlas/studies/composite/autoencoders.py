@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas import data, ensemble, goals
+from lossatlas import data, ensemble
+from lossatlas.composite import goals
+from lossatlas.composite.textures import NAME, textures
 from lossatlas.data import DataSet
 from lossatlas.problems.autoencoder import AutoencoderProblem, Pca, convolutional, dense
 from lossatlas.problems.network import initial
 from lossatlas.seeds import seed
 from lossatlas.studies.composite.comparison import Outcome
-from lossatlas.textures import NAME, textures
 
 DIRECTIONS = 8  # of the sliced distance
 SHOWN = 8  # held-out images whose reconstructions are kept
@@ -54,7 +55,7 @@ class AutoencoderTask:
 
     @classmethod
     def load(cls, job: Mapping[str, Any], data_dir: str, download: bool, device: str) -> "AutoencoderTask":
-        """The task of a job; see `lossatlas.data.load` and `lossatlas.textures` for the errors."""
+        """The task of a job; see `lossatlas.data.load` and `lossatlas.composite.textures` for the errors."""
         if job["data"] == NAME:
             data_set = textures(job["side"], job["octaves"], job["rows"], job["test_rows"])
         else:

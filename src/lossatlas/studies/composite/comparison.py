@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lossatlas import telescoped
-from lossatlas.composite_training import Composition, train
+from lossatlas.composite import telescoped
+from lossatlas.composite.training import Composition, train
 from lossatlas.seeds import seed
 from lossatlas.studies.composite.arms import Arm, Setting, arm
 from lossatlas.training import Recipe, Store

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import MGDA, UPGrad
 
-from lossatlas.balancers import Encodec
 from lossatlas.composite import power_weights
-from lossatlas.composite_training import Seen
+from lossatlas.composite.balancers import Encodec
+from lossatlas.composite.telescoped import Telescope
+from lossatlas.composite.training import Seen
 from lossatlas.seeds import seed
-from lossatlas.telescoped import Telescope
 from lossatlas.theory import critical_team
 
 HOLE, RAMP, RIM = 2.0, 0.5, 0.8  # centre of the hole; half-width of its floor's ramp; distance of the rim

@@ -3,7 +3,7 @@
 A weighting takes Gramians G = J Jᵀ (..., n, n) of n gradients, batched over trajectories or grid points, and returns
 weights (..., n); the direction is Jᵀ w. All of torchjd's that appear here (UPGrad, MGDA, PCGrad, CAGrad, Aligned-MTL)
 are batched versions of the same definitions, which torchjd 0.18 solves for one Gramian at a time;
-`lossatlas.torchjd_bridge` turns a weighting into a torchjd aggregator.
+`lossatlas.composite.torchjd_bridge` turns a weighting into a torchjd aggregator.
 """
 
 from dataclasses import dataclass, field

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lossatlas.composite_training import Seen
+from lossatlas.composite.training import Seen
 from lossatlas.errors import LossAtlasError
 
 TINY = 1e-12
