@@ -9,7 +9,7 @@ from torchjd.aggregation import CAGrad, MGDA, PCGrad  # isort: skip
 
 from lossatlas import data
 from lossatlas.errors import LossAtlasError
-from lossatlas.studies.composite import comparison, measurements, plan, toys
+from lossatlas.studies.composite import cagrad, comparison, measurements, plan, toys
 from lossatlas.studies.composite.arms import arm
 from lossatlas.studies.composite.autoencoders import AutoencoderTask, latent_limits
 from lossatlas.studies.composite.classifiers import ClassifierTask
@@ -153,11 +153,11 @@ def test_the_critical_team_by_simulated_flows():
 def test_gradients_of_cagrads_toy_are_those_of_its_losses():
     generator = np.random.default_rng(0)
     x = generator.uniform(-9, 9, (200, 2))
-    losses, slopes = toys.two_losses(x)
+    losses, slopes = cagrad.two_losses(x)
     step = 1e-6
     for axis in range(2):
         shift = step * np.eye(2)[axis]
-        central = (toys.two_losses(x + shift)[0] - toys.two_losses(x - shift)[0]) / (2 * step)
+        central = (cagrad.two_losses(x + shift)[0] - cagrad.two_losses(x - shift)[0]) / (2 * step)
         smooth = np.abs(slopes).max((1, 2)) < 100  # away from the kinks and poles of the logarithms
         assert np.abs(central - slopes[..., axis])[smooth].max() < 1e-3
     t1, t2 = torch.tensor(x[:, 0]), torch.tensor(x[:, 1])  # the formula as it is printed, in torch
@@ -174,7 +174,7 @@ def test_two_gradients_in_closed_form_are_torchjds(method, peer):
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         g = torch.randn(2, 2, generator=generator, dtype=torch.float64)
-        ours = toys.two_weights(method, g.numpy()) @ g.numpy()
+        ours = cagrad.two_weights(method, g.numpy()) @ g.numpy()
         theirs = peer(g).numpy()
         if method == "CAGrad":
             ours = 1.5 * ours  # the toy divides by 1 + c

@@ -14,7 +14,8 @@ from lossatlas.artifacts import Artifact
 from lossatlas.figures import style
 from lossatlas.figures.style import save
 from lossatlas.studies.composite import plan
-from lossatlas.studies.composite.toys import METHODS, READ_OFF, STARTS, STEEPNESS
+from lossatlas.studies.composite.cagrad import METHODS, READ_OFF, STARTS
+from lossatlas.studies.composite.plan import STEEPNESS
 
 __all__ = ["DRAWINGS", "save"]
 

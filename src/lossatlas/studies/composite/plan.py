@@ -5,6 +5,7 @@ from typing import Any
 
 from lossatlas.errors import LossAtlasError
 
+STEEPNESS = 1.6  # of the obnoxious member's wall, in slopes of its teammates
 LATENT = ("mean", "covariance", "kurtosis", "kl", "sliced")
 RECONSTRUCTION = ("mse", "l1", "ssim", "gradient", "fourier")
 SEVERAL = (  # arms of every comparison, in the order of the tables
