@@ -30,7 +30,7 @@ FAMILIES = {  # how arms are coloured: label, colour, whether the arm belongs
         ("GradNorm", "DWA", "UW", "FAMO", "geometric mean", "encodec", "SoftAdapt", "ReLoBRaLo"),
     ),
     "conflict-free": (style.GREEN, ("PCGrad", "CAGrad", "MGDA", "UPGrad", "Aligned-MTL")),
-    "for constraints": (style.PURPLE, plan.CONSTRAINED),
+    "for constraints, VAE": (style.PURPLE, (*plan.CONSTRAINED, plan.VARIATIONAL)),
 }
 SHOWN = ("sum", "q=1", "q=-1", "augmented Lagrangian", "max")
 GOAL_NAMES = {"mse": "MSE", "l1": "L1", "ssim": "SSIM", "gradient": "image gradient", "fourier": "Fourier"}
