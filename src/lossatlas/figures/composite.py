@@ -38,6 +38,7 @@ GOAL_COLOURS = (
     *(style.BLUE, style.SKY, style.GREEN, style.BROWN, style.ORANGE),
     *(style.RED, style.PURPLE, style.PINK, style.GREY, "0.2"),
 )
+LEADER = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2, 1, 2)))
 
 
@@ -181,23 +182,46 @@ def weights(found: Mapping[str, Any]) -> Figure:
                 axes[row, column].set_title(f"{letter if row == 0 else 'de'[column]}  {label}, {readable(arm)}")
             axes[0, column].set(yscale="log", ylim=(1e-4, 1.3))
             axes[1, column].set_ylim(0, 1)
+        ends = {}
         for arm in ("sum", "q=0.5", "q=1", "q=2", "q=-1", "GradNorm", "UPGrad", "augmented Lagrangian"):
             mean = np.nanmean(logs["effective"][order.index(arm)], axis=1)
             line = LINES[("q=0.5", "q=1", "q=2", "q=-1").index(arm)] if arm.startswith("q=") else "-"
-            axes[0, 2].plot(steps, mean, color=colour(arm), linestyle=line, label=readable(arm))
-        axes[0, 2].set(xlabel="step", ylabel=r"effective team  $1/\sum w_i^2$", ylim=(0.8, 1.5 * len(goals)))
+            axes[0, 2].plot(steps, mean, color=colour(arm), linestyle=line)
+            ends[readable(arm).replace(" Lagr", "\nLagr")] = (mean[-1], colour(arm))
+        axes[0, 2].set(xlabel="step", ylabel=r"effective team  $1/\sum w_i^2$", ylim=(0.5, len(goals) + 0.8))
+        _end_labels(axes[0, 2], steps[-1], ends)
         axes[0, 2].set_title("c  effective team")
-        axes[0, 2].legend(frameon=False, fontsize=5, ncols=2, loc="upper right", columnspacing=0.8, handlelength=1.5)
         value = np.nanmean(logs["value"][order.index("q=1")], axis=1)
-        labels = ("weighted sum C", "S, right end", "S, left end", "S, middle")
+        labels = ("weighted\nsum C", "S, right end", "S, left end", "S, middle")
+        ends = {}
         for i, (label, shade) in enumerate(zip(labels, (style.RED, style.BLUE, style.SKY, "0.2"), strict=True)):
-            axes[1, 2].plot(steps, value[:, i], color=shade, label=label, linestyle=LINES[2 if i == 3 else 0])
+            axes[1, 2].plot(steps, value[:, i], color=shade, linestyle=LINES[2 if i == 3 else 0])
+            ends[label] = (value[-1, i], shade)
         axes[1, 2].set(xlabel="step", ylabel="value, q = 1")
+        _end_labels(axes[1, 2], steps[-1], ends)
         axes[1, 2].set_title("f  the value that is read")
-        axes[1, 2].legend(frameon=False, fontsize=6)
         handles, names = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
         return figure
+
+
+def _end_labels(axes: Axes, x: float, ends: Mapping[str, tuple[float, str]], gap: float = 0.095) -> None:
+    """Labels of lines at their right ends (y, colour), moved apart to `gap` of the axis for each line of text."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    left, _ = axes.get_xlim()
+    axes.set_xlim(left, x + 0.55 * (x - left))
+    ticks = axes.get_xticks()
+    axes.set_xticks(ticks[(ticks >= 0) & (ticks <= x)])
+    top = -np.inf
+    for label, (y, shade) in sorted(ends.items(), key=lambda item: item[1][0]):
+        half = gap * (high - low) * (1 + label.count("\n")) / 2
+        middle = max(y, top + half)
+        top = middle + half
+        axes.annotate(
+            label, (x, y), (x + 0.06 * (x - left), middle), color=shade, fontsize=6, va="center", linespacing=0.9,
+            arrowprops={"color": shade, "relpos": (0, 0.5), **LEADER},
+        )  # fmt: skip
 
 
 def toys(found: Mapping[str, Any]) -> Figure:
@@ -275,7 +299,7 @@ def powers(found: Mapping[str, Any]) -> Figure:
     arms = found["arms table"]
     names = list(dict.fromkeys(arms["comparison"]))
     with style.paper():
-        figure, axes = plt.subplots(1, len(names), figsize=(style.PAGE, 2.5), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, len(names), figsize=(style.PAGE, 2.7), layout="constrained", squeeze=False)
         for letter, name, axis in zip("abcdefg", names, axes[0], strict=False):
             mine = arms[arms["comparison"] == name].set_index("arm")
             pointwise = {**plan.POWERS, "max": 5.5}
@@ -297,7 +321,7 @@ def powers(found: Mapping[str, Any]) -> Figure:
             kind = mine["kind"].iloc[0]
             axis.set(xlabel="q", ylabel="held-out error" if kind == "classifier" else "shortfall")
             axis.set_title(f"{letter}  {name}")
-        axes[0, 0].legend(frameon=False)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         return figure
 
 

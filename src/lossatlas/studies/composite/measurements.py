@@ -60,7 +60,7 @@ def _toys(toys: pd.DataFrame) -> dict[str, Interval]:
         "obnoxious_repeats": statistics.exact(gap("flip"), len(of("flip"))),
         "desert": Interval(share.value - bound, share.low - bound, share.high - bound, share.n),
         "oscillation": statistics.exact(of("sliding")["measured"].iloc[0]),
-        "torchjd_values": statistics.exact(of("torchjd")["measured"].iloc[0]),
+        "torchjd_values": statistics.exact(of("torchjd")["measured"].iloc[0], int(of("torchjd")["n"].iloc[0])),
         "encodec_selftest": statistics.exact(gap("encodec"), 2),
         "cagrad_toy": statistics.exact((ends["measured"] - ends["predicted"]).abs().max(), len(ends)),
         "cagrad_toy_near": statistics.exact(((ends["measured"] - ends["predicted"]).abs() <= 0.5).mean(), len(ends)),
