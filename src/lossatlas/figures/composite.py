@@ -117,17 +117,12 @@ def pictures(found: Mapping[str, Any]) -> Figure:
             for r in range(rows):
                 arm = None if r == 0 else SHOWN[r - 1]
                 images = logs["images"] if arm is None else logs["reconstructions"][order.index(arm)]
-                for c, image in enumerate(images):
-                    axes = part.add_subplot(grid[r, c])
-                    axes.imshow(np.moveaxis(image, 0, -1).squeeze().clip(0, 1), cmap="gray_r", vmin=0, vmax=1)
-                    axes.set(xticks=[], yticks=[])
-                    for spine in axes.spines.values():
-                        spine.set_visible(False)
-                    if c == 0:
-                        axes.set_ylabel(
-                            "held out" if arm is None else readable(arm).replace(" Lagr", "\nLagr"),
-                            rotation=0, ha="right", va="center", fontsize=6.5,
-                        )  # fmt: skip
+                axes = part.add_subplot(grid[r, :count])
+                axes.imshow(_side_by_side(images), cmap="gray_r", vmin=0, vmax=1)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+                name_of_row = "held out" if arm is None else readable(arm).replace(" Lagr", "\nLagr")
+                axes.set_ylabel(name_of_row, rotation=0, ha="right", va="center", fontsize=6.5)
                 if arm is None:
                     continue
                 _marginals(part.add_subplot(grid[r, count : count + 2]), logs["codes"][order.index(arm)], r == rows - 1)
@@ -148,6 +143,16 @@ def pictures(found: Mapping[str, Any]) -> Figure:
                 f"{'ab'[list(dict(comparisons)).index(name)]}  {name}", x=0.01, ha="left", fontweight="bold", fontsize=8
             )
         return figure
+
+
+def _side_by_side(images: np.ndarray) -> np.ndarray:
+    """Images (n, C, H, W) as one (H, W', C) or (H, W'), with white columns between them."""
+    n, colours, height, width = images.shape
+    gap = max(1, width // 4)
+    sheet = np.full((height, n * (width + gap) - gap, colours), 0.0 if colours == 1 else 1.0)  # white in gray_r, in RGB
+    for i, image in enumerate(images):
+        sheet[:, i * (width + gap) : i * (width + gap) + width] = np.moveaxis(image, 0, -1).clip(0, 1)
+    return sheet.squeeze(-1) if colours == 1 else sheet
 
 
 def _marginals(axes: Axes, codes: np.ndarray, last: bool) -> None:
