@@ -6,10 +6,10 @@ from torchjd.autojac import backward, jac_to_grad
 
 from benchmarks.measure import Speed, must_agree, paired_seconds
 from lossatlas.composite import PowerWeighting
-from lossatlas.composite_training import measure
+from lossatlas.composite.torchjd_bridge import aggregator
+from lossatlas.composite.training import measure
 from lossatlas.problems.autoencoder import AutoencoderProblem, convolutional
 from lossatlas.problems.network import initial
-from lossatlas.torchjd_bridge import aggregator
 
 GOALS = ("mse", "l1", "gradient", "fourier", "mean", "covariance")
 MOST = 1.8  # times the plain sum's step, that a step with norms at the outputs may cost

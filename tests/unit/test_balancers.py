@@ -5,7 +5,7 @@ import torch
 from torchjd.scalarization import DWA, FAMO, UW, GeometricMean
 
 from lossatlas import composite
-from lossatlas.balancers import (
+from lossatlas.composite.balancers import (
     AugmentedLagrangian,
     ComputedGamma,
     Encodec,
@@ -17,7 +17,7 @@ from lossatlas.balancers import (
     SoftAdapt,
     Static,
 )
-from lossatlas.composite_training import Seen
+from lossatlas.composite.training import Seen
 from lossatlas.errors import LossAtlasError
 
 NAN = float("nan")

@@ -7,9 +7,10 @@ import torch
 
 from torchjd.aggregation import CAGrad, MGDA, PCGrad  # isort: skip
 
-from lossatlas import data
+from lossatlas import data, ensemble
 from lossatlas.errors import LossAtlasError
-from lossatlas.studies.composite import comparison, measurements, plan, toys
+from lossatlas.problems.autoencoder import posterior_divergence
+from lossatlas.studies.composite import bands, cagrad, comparison, plan, samples, toys
 from lossatlas.studies.composite.arms import arm
 from lossatlas.studies.composite.autoencoders import AutoencoderTask, latent_limits
 from lossatlas.studies.composite.classifiers import ClassifierTask
@@ -18,11 +19,12 @@ from lossatlas.theory import critical_team, harmony_from_correlation
 AUTOENCODER = {
     "kind": "autoencoder", "name": "tiny", "data": "digits", "folder": "", "rows": 0, "architecture": "dense",
     "hidden": [8], "latent": 3, "goals": ["mse", "l1", "mean", "covariance", "sliced"], "steps": 4, "batch_size": 16,
-    "learning_rates": [1e-5, 0.02], "tuning_seeds": 1, "seeds": 2,
+    "learning_rates": [1e-5, 0.02], "tuning_seeds": 1, "seeds": 2, "vae": True,
 }  # fmt: skip
 CLASSIFIER = {
     "kind": "classifier", "name": "tiny", "data": "digits", "hidden": [8], "losses": ["cross_entropy", "brier"],
-    "steps": 8, "batch_size": 32, "learning_rates": [1e-5, 0.02], "tuning_seeds": 1, "seeds": 2,
+    "steps": 8, "batch_size": 32, "learning_rates": [1e-5, 0.02], "tuning_seeds": 1, "seeds": 2, "band_seeds": 1,
+    "band_steps": 3,
 }  # fmt: skip
 
 
@@ -114,6 +116,41 @@ def test_success_is_met_by_exactly_those_who_meet_every_limit(autoencoder):
     assert limits[:2].isnan().all()
 
 
+def test_a_variational_code_is_judged_by_samples_and_its_rate_is_the_divergence(autoencoder):
+    task = autoencoder.variational()
+    weights = task.static_weights(4, torch.Generator().manual_seed(0))
+    assert (weights[:, 0] == 1).all()
+    assert weights[:, 1].log10().sort().values.diff().numpy() == pytest.approx(0.75)  # three decades in four parts
+    theta = task.starts([0, 1])
+    last = task.problem(False).layout  # a posterior that ignores the image and is N(0, 1) has a rate of zero
+    params = last.split(theta.clone())
+    silent = torch.cat([p.flatten(1) * (0 if name.startswith("0.") else 1) for name, p in params.items()], 1)
+    columns = task.judged(silent, tuning=False)
+    assert columns["rate_bits"].abs().max() == 0
+    # and its codes are exact samples of N(0, I), whatever they are worth: within the sampling band at level 0.99
+    limits = latent_limits(task.names, 360, 3, 0.99)
+    gap = columns["latent_excess"]
+    assert (gap < 0.7).all()  # a factor of two above the 99th percentile has no chance with exact codes
+    assert columns["gap_bits"].max() < 0.05  # about (d + 3) d / (4 d n) nats for n exact codes
+    assert limits[2:].isfinite().all()
+    assert "rate_bits" not in autoencoder.judged(autoencoder.starts([0]), tuning=False)
+
+
+def test_a_variational_arm_trains_in_the_comparison(autoencoder):
+    first, again = (comparison.run_arm(autoencoder, arm("VAE"), AUTOENCODER, "cpu") for _ in range(2))
+    assert torch.equal(first.final, again.final)  # its noise is named
+    final = [row for row in first.rows if row["stage"] == "final"]
+    assert all(np.isfinite(row["rate_bits"]) and row["rate_bits"] > 0 for row in final)
+
+
+def test_the_divergence_of_a_posterior_is_torchs():
+    posterior = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean, log_variance = posterior.chunk(2, -1)
+    normal = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    exact = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).mean((1, 2))
+    assert torch.allclose(posterior_divergence(posterior), exact, rtol=1e-12)
+
+
 def test_principal_components_succeed_on_the_image_half_of_the_event(autoencoder):
     """The limit is attainable: the components themselves have an excess of exactly 0."""
     found = data.load("digits")
@@ -136,6 +173,24 @@ def test_solutions_of_classifiers_lie_between_themselves_without_a_barrier():
     assert between["early_error"].between(0, 1).all()
 
 
+def test_bands_end_at_the_solutions_and_lie_no_higher_than_the_segment():
+    task = ClassifierTask.load(CLASSIFIER, "", False, "cpu")
+    names = ("sum", "q=1", "sum, other order")
+    outcomes = {name: comparison.run_arm(task, arm(name, task.names), CLASSIFIER, "cpu") for name in names}
+    found = bands.between(task, outcomes, CLASSIFIER)
+    assert found["pairs"].tolist() == list(plan.PAIRS)
+    assert (found["band"] <= found["straight"]).all()  # the straight start counts as the first path
+    assert (found["band"] >= 0).all()
+    assert (found["stretch"] >= 1 - 1e-6).all()
+    other = ensemble.loss(task.networks[0].train, torch.stack([outcomes["sum"].final[0], outcomes["sum"].final[1]]))
+    middle = (outcomes["sum"].final[0] + outcomes["sum"].final[1]) / 2
+    rise = ensemble.loss(task.networks[0].train, middle[None]) - other.max()
+    assert found["straight"][3, 0] >= float(rise) - 1e-6  # of the pair with two starts
+    section = {"autoencoders": [AUTOENCODER], "classifiers": [{**CLASSIFIER, "name": "labels", "band_seeds": 2}]}
+    with pytest.raises(LossAtlasError, match="band_seeds can be at most 1"):
+        plan.jobs(section)
+
+
 # --- toys -------------------------------------------------------------------------------------------------------------
 
 
@@ -153,11 +208,11 @@ def test_the_critical_team_by_simulated_flows():
 def test_gradients_of_cagrads_toy_are_those_of_its_losses():
     generator = np.random.default_rng(0)
     x = generator.uniform(-9, 9, (200, 2))
-    losses, slopes = toys.two_losses(x)
+    losses, slopes = cagrad.two_losses(x)
     step = 1e-6
     for axis in range(2):
         shift = step * np.eye(2)[axis]
-        central = (toys.two_losses(x + shift)[0] - toys.two_losses(x - shift)[0]) / (2 * step)
+        central = (cagrad.two_losses(x + shift)[0] - cagrad.two_losses(x - shift)[0]) / (2 * step)
         smooth = np.abs(slopes).max((1, 2)) < 100  # away from the kinks and poles of the logarithms
         assert np.abs(central - slopes[..., axis])[smooth].max() < 1e-3
     t1, t2 = torch.tensor(x[:, 0]), torch.tensor(x[:, 1])  # the formula as it is printed, in torch
@@ -174,7 +229,7 @@ def test_two_gradients_in_closed_form_are_torchjds(method, peer):
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         g = torch.randn(2, 2, generator=generator, dtype=torch.float64)
-        ours = toys.two_weights(method, g.numpy()) @ g.numpy()
+        ours = cagrad.two_weights(method, g.numpy()) @ g.numpy()
         theirs = peer(g).numpy()
         if method == "CAGrad":
             ours = 1.5 * ours  # the toy divides by 1 + c
@@ -218,6 +273,6 @@ def test_the_best_baseline_is_chosen_by_tuning_runs_alone():
         for s in range(2)
     ]
     runs = pd.DataFrame(rows)
-    assert measurements.best_baseline(runs) == "static"
+    assert samples.best_baseline(runs) == "static"
     runs.loc[(runs["arm"] == "static") & (runs["stage"] == "tuning"), "score"] = np.nan  # it diverged
-    assert measurements.best_baseline(runs) == "sum"
+    assert samples.best_baseline(runs) == "sum"

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from lossatlas import composite, goals
-from lossatlas.balancers import OnGramian, Static
-from lossatlas.composite_training import measure, train
+from lossatlas import composite
+from lossatlas.composite import goals
+from lossatlas.composite.balancers import OnGramian, Static
+from lossatlas.composite.training import measure, train
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.autoencoder import AutoencoderProblem, Pca, convolutional, dense

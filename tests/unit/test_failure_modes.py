@@ -5,8 +5,7 @@ import torch
 
 from lossatlas import theory
 from lossatlas.composite import PowerWeighting, combine, gramian
-from lossatlas.errors import LossAtlasError
-from lossatlas.failure_modes import (
+from lossatlas.composite.failure_modes import (
     Outcome,
     Window,
     classify,
@@ -14,6 +13,7 @@ from lossatlas.failure_modes import (
     goal_correlation,
     obnoxious,
 )
+from lossatlas.errors import LossAtlasError
 
 
 def watched(path):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from lossatlas import goals
+from lossatlas.composite import goals
+from lossatlas.composite.textures import textures
 from lossatlas.errors import LossAtlasError
-from lossatlas.textures import textures
 
 
 def images(seed=0, k=2, b=3, shape=(2, 8, 8)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lossatlas.composite import power_weights
-from lossatlas.telescoped import Telescope, undetached, values
+from lossatlas.composite.telescoped import Telescope, undetached, values
 
 
 def rosenbrock_pair(theta):

@@ -88,6 +88,7 @@ rule composite_measurements:
         toys_code=COMPOSITE_TOYS_CODE,
         code=code(
             "lossatlas.studies.composite.measurements",
+            "lossatlas.studies.composite.arms_table",
             "lossatlas.claims",
             "lossatlas.tables",
         ),

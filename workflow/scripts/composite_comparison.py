@@ -15,6 +15,7 @@ with job.start(snakemake) as path:
         store=Checkpoint(path, settings, snakemake.params.code),
         progress=progress.meter(snakemake.wildcards.comparison),
     )
+    bands = progress.meter(f"{snakemake.wildcards.comparison}, bands")
     about = {"parameters": settings, "code": snakemake.params.code}
     artifacts.save_table(snakemake.output.table, results.rows(task, outcomes), **about)
-    artifacts.save(snakemake.output.logs, results.arrays(task, outcomes), **about)
+    artifacts.save(snakemake.output.logs, results.arrays(task, outcomes, bands), **about)

@@ -5,6 +5,8 @@ with job.start(snakemake):
 
     from lossatlas import artifacts, claims, tables
     from lossatlas.studies.composite import measurements
+    from lossatlas.studies.composite.arms_table import arms_table
+    from lossatlas.studies.composite.samples import Tables
 
     params = snakemake.params
 
@@ -14,11 +16,11 @@ with job.start(snakemake):
     runs = {Path(t.path).stem: tables.frame(t) for t in kept(artifacts.load_table, snakemake.input.runs)}
     logs = {Path(a.path).stem: a for a in kept(artifacts.load, snakemake.input.logs)}
     toys = artifacts.load_table(snakemake.input.toys, parameters=params.settings, code=params.toys_code)
-    everything = measurements.Tables(params.jobs, runs, logs, tables.frame(toys))
+    everything = Tables(params.jobs, runs, logs, tables.frame(toys))
     inputs = [*snakemake.input.runs, *snakemake.input.logs, snakemake.input.toys]
     about = {"parameters": {}, "inputs": inputs, "code": params.code}
     rows = claims.measurement_rows(
         measurements.measure(everything), claims.load_ledger("claims"), snakemake.output.arms
     )
     artifacts.save_table(snakemake.output.measurements, rows, **about)
-    artifacts.save_table(snakemake.output.arms, measurements.arms_table(everything).to_dict("list"), **about)
+    artifacts.save_table(snakemake.output.arms, arms_table(everything).to_dict("list"), **about)

@@ -14,7 +14,8 @@ from lossatlas.artifacts import Artifact
 from lossatlas.figures import style
 from lossatlas.figures.style import save
 from lossatlas.studies.composite import plan
-from lossatlas.studies.composite.toys import METHODS, READ_OFF, STARTS, STEEPNESS
+from lossatlas.studies.composite.cagrad import METHODS, READ_OFF, STARTS
+from lossatlas.studies.composite.plan import STEEPNESS
 
 __all__ = ["DRAWINGS", "save"]
 
@@ -29,7 +30,7 @@ FAMILIES = {  # how arms are coloured: label, colour, whether the arm belongs
         ("GradNorm", "DWA", "UW", "FAMO", "geometric mean", "encodec", "SoftAdapt", "ReLoBRaLo"),
     ),
     "conflict-free": (style.GREEN, ("PCGrad", "CAGrad", "MGDA", "UPGrad", "Aligned-MTL")),
-    "for constraints": (style.PURPLE, plan.CONSTRAINED),
+    "for constraints, VAE": (style.PURPLE, (*plan.CONSTRAINED, plan.VARIATIONAL)),
 }
 SHOWN = ("sum", "q=1", "q=-1", "augmented Lagrangian", "max")
 GOAL_NAMES = {"mse": "MSE", "l1": "L1", "ssim": "SSIM", "gradient": "image gradient", "fourier": "Fourier"}
@@ -37,6 +38,7 @@ GOAL_COLOURS = (
     *(style.BLUE, style.SKY, style.GREEN, style.BROWN, style.ORANGE),
     *(style.RED, style.PURPLE, style.PINK, style.GREY, "0.2"),
 )
+LEADER = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2, 1, 2)))
 
 
@@ -115,17 +117,12 @@ def pictures(found: Mapping[str, Any]) -> Figure:
             for r in range(rows):
                 arm = None if r == 0 else SHOWN[r - 1]
                 images = logs["images"] if arm is None else logs["reconstructions"][order.index(arm)]
-                for c, image in enumerate(images):
-                    axes = part.add_subplot(grid[r, c])
-                    axes.imshow(np.moveaxis(image, 0, -1).squeeze().clip(0, 1), cmap="gray_r", vmin=0, vmax=1)
-                    axes.set(xticks=[], yticks=[])
-                    for spine in axes.spines.values():
-                        spine.set_visible(False)
-                    if c == 0:
-                        axes.set_ylabel(
-                            "held out" if arm is None else readable(arm).replace(" Lagr", "\nLagr"),
-                            rotation=0, ha="right", va="center", fontsize=6.5,
-                        )  # fmt: skip
+                axes = part.add_subplot(grid[r, :count])
+                axes.imshow(_side_by_side(images), cmap="gray_r", vmin=0, vmax=1)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+                name_of_row = "held out" if arm is None else readable(arm).replace(" Lagr", "\nLagr")
+                axes.set_ylabel(name_of_row, rotation=0, ha="right", va="center", fontsize=6.5)
                 if arm is None:
                     continue
                 _marginals(part.add_subplot(grid[r, count : count + 2]), logs["codes"][order.index(arm)], r == rows - 1)
@@ -146,6 +143,16 @@ def pictures(found: Mapping[str, Any]) -> Figure:
                 f"{'ab'[list(dict(comparisons)).index(name)]}  {name}", x=0.01, ha="left", fontweight="bold", fontsize=8
             )
         return figure
+
+
+def _side_by_side(images: np.ndarray) -> np.ndarray:
+    """Images (n, C, H, W) as one (H, W', C) or (H, W'), with white columns between them."""
+    n, colours, height, width = images.shape
+    gap = max(1, width // 4)
+    sheet = np.full((height, n * (width + gap) - gap, colours), 0.0 if colours == 1 else 1.0)  # white in gray_r, in RGB
+    for i, image in enumerate(images):
+        sheet[:, i * (width + gap) : i * (width + gap) + width] = np.moveaxis(image, 0, -1).clip(0, 1)
+    return sheet.squeeze(-1) if colours == 1 else sheet
 
 
 def _marginals(axes: Axes, codes: np.ndarray, last: bool) -> None:
@@ -180,23 +187,46 @@ def weights(found: Mapping[str, Any]) -> Figure:
                 axes[row, column].set_title(f"{letter if row == 0 else 'de'[column]}  {label}, {readable(arm)}")
             axes[0, column].set(yscale="log", ylim=(1e-4, 1.3))
             axes[1, column].set_ylim(0, 1)
+        ends = {}
         for arm in ("sum", "q=0.5", "q=1", "q=2", "q=-1", "GradNorm", "UPGrad", "augmented Lagrangian"):
             mean = np.nanmean(logs["effective"][order.index(arm)], axis=1)
             line = LINES[("q=0.5", "q=1", "q=2", "q=-1").index(arm)] if arm.startswith("q=") else "-"
-            axes[0, 2].plot(steps, mean, color=colour(arm), linestyle=line, label=readable(arm))
-        axes[0, 2].set(xlabel="step", ylabel=r"effective team  $1/\sum w_i^2$", ylim=(0.8, 1.5 * len(goals)))
+            axes[0, 2].plot(steps, mean, color=colour(arm), linestyle=line)
+            ends[readable(arm).replace(" Lagr", "\nLagr")] = (mean[-1], colour(arm))
+        axes[0, 2].set(xlabel="step", ylabel=r"effective team  $1/\sum w_i^2$", ylim=(0.5, len(goals) + 0.8))
+        _end_labels(axes[0, 2], steps[-1], ends)
         axes[0, 2].set_title("c  effective team")
-        axes[0, 2].legend(frameon=False, fontsize=5, ncols=2, loc="upper right", columnspacing=0.8, handlelength=1.5)
         value = np.nanmean(logs["value"][order.index("q=1")], axis=1)
-        labels = ("weighted sum C", "S, right end", "S, left end", "S, middle")
+        labels = ("weighted\nsum C", "S, right end", "S, left end", "S, middle")
+        ends = {}
         for i, (label, shade) in enumerate(zip(labels, (style.RED, style.BLUE, style.SKY, "0.2"), strict=True)):
-            axes[1, 2].plot(steps, value[:, i], color=shade, label=label, linestyle=LINES[2 if i == 3 else 0])
+            axes[1, 2].plot(steps, value[:, i], color=shade, linestyle=LINES[2 if i == 3 else 0])
+            ends[label] = (value[-1, i], shade)
         axes[1, 2].set(xlabel="step", ylabel="value, q = 1")
+        _end_labels(axes[1, 2], steps[-1], ends)
         axes[1, 2].set_title("f  the value that is read")
-        axes[1, 2].legend(frameon=False, fontsize=6)
         handles, names = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
         return figure
+
+
+def _end_labels(axes: Axes, x: float, ends: Mapping[str, tuple[float, str]], gap: float = 0.095) -> None:
+    """Labels of lines at their right ends (y, colour), moved apart to `gap` of the axis for each line of text."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    left, _ = axes.get_xlim()
+    axes.set_xlim(left, x + 0.55 * (x - left))
+    ticks = axes.get_xticks()
+    axes.set_xticks(ticks[(ticks >= 0) & (ticks <= x)])
+    top = -np.inf
+    for label, (y, shade) in sorted(ends.items(), key=lambda item: item[1][0]):
+        half = gap * (high - low) * (1 + label.count("\n")) / 2
+        middle = max(y, top + half)
+        top = middle + half
+        axes.annotate(
+            label, (x, y), (x + 0.06 * (x - left), middle), color=shade, fontsize=6, va="center", linespacing=0.9,
+            arrowprops={"color": shade, "relpos": (0, 0.5), **LEADER},
+        )  # fmt: skip
 
 
 def toys(found: Mapping[str, Any]) -> Figure:
@@ -274,7 +304,7 @@ def powers(found: Mapping[str, Any]) -> Figure:
     arms = found["arms table"]
     names = list(dict.fromkeys(arms["comparison"]))
     with style.paper():
-        figure, axes = plt.subplots(1, len(names), figsize=(style.PAGE, 2.5), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, len(names), figsize=(style.PAGE, 2.7), layout="constrained", squeeze=False)
         for letter, name, axis in zip("abcdefg", names, axes[0], strict=False):
             mine = arms[arms["comparison"] == name].set_index("arm")
             pointwise = {**plan.POWERS, "max": 5.5}
@@ -296,7 +326,7 @@ def powers(found: Mapping[str, Any]) -> Figure:
             kind = mine["kind"].iloc[0]
             axis.set(xlabel="q", ylabel="held-out error" if kind == "classifier" else "shortfall")
             axis.set_title(f"{letter}  {name}")
-        axes[0, 0].legend(frameon=False)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         return figure
 
 

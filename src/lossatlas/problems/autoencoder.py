@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lossatlas import ensemble, goals
+from lossatlas import ensemble
+from lossatlas.composite import goals
 from lossatlas.ensemble import Layout
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems.architectures import mlp
@@ -21,7 +22,7 @@ class AutoencoderProblem:
     """Losses of reconstructions and codes of the rows of x.
 
     module: `Sequential(encoder, decoder)`; its parameters are the coordinates. x (n, C, H, W) in [0, 1], or
-    (k, n, C, H, W) where each member has rows of its own. goals: names out of `lossatlas.goals`.
+    (k, n, C, H, W) where each member has rows of its own. goals: names out of `lossatlas.composite.goals`.
     """
 
     module: nn.Sequential
@@ -65,9 +66,10 @@ class AutoencoderProblem:
 
     def goal_functions(self) -> list[Callable[[Outputs], Tensor]]:
         """One function a goal: (x_hat, z) -> (k,)."""
-        return [self._goal(goal) for goal in self.goals]
+        return [self.goal(goal) for goal in self.goals]
 
-    def _goal(self, goal: str) -> Callable[[Outputs], Tensor]:
+    def goal(self, goal: str) -> Callable[[Outputs], Tensor]:
+        """The goal of that name, (x_hat, z, ...) -> (k,), whether the problem has it or not."""
         if goal in goals.RECONSTRUCTION:
             x = self.x if self.own_rows else self.x[None]
             return lambda outputs: goals.RECONSTRUCTION[goal](outputs[0], x)
@@ -81,6 +83,45 @@ class AutoencoderProblem:
     def on(self, rows: Tensor) -> "AutoencoderProblem":
         """The same network on some rows: (m,) for all members, or (k, m), a set for each member."""
         return replace(self, x=self.x[rows], own_rows=rows.dim() == 2)
+
+
+@dataclass(frozen=True, eq=False)
+class VariationalProblem(AutoencoderProblem):
+    """The variational autoencoder (Kingma & Welling 2014): its encoder gives means and log variances (2d numbers) of
+    the codes z = μ + σ ε; its losses are the squared error and the divergence of the posteriors from N(0, I).
+
+    noise: where ε comes from, anew each time that outputs are computed.
+    """
+
+    noise: torch.Generator | None = None
+
+    def outputs(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstructions (k, n, C, H, W), codes (k, n, d) and the encoder's means and log variances (k, n, 2d)."""
+        params = self.layout.split(theta)
+        encoder, decoder = (ensemble.child_parameters(params, name) for name in ("0", "1"))
+        x = self.x if self.own_rows else self.x[None]
+        posterior = ensemble.forward(self.module[0], encoder, x)
+        mean, log_variance = posterior.chunk(2, dim=-1)
+        noise = torch.randn(mean.shape, generator=self.noise).to(mean)
+        z = mean + (log_variance / 2).exp() * noise
+        return ensemble.forward(self.module[1], decoder, z), z, posterior
+
+    def goal_functions(self) -> list[Callable[[tuple[Tensor, ...]], Tensor]]:
+        """The squared error, and the divergence in nats a number of the code."""
+        return [self.goal("mse"), lambda outputs: posterior_divergence(outputs[2])]
+
+
+def posterior_divergence(posterior: Tensor) -> Tensor:
+    """Mean over rows and dimensions of KL(N(μ, σ²) ‖ N(0, 1)) = ½(μ² + σ² − 1 − ln σ²), nats: (k, n, 2d) -> (k,)."""
+    mean, log_variance = posterior.chunk(2, dim=-1)
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean((1, 2))
+
+
+def variational(module: nn.Sequential) -> nn.Sequential:
+    """The same autoencoder, its encoder's last layer (linear) widened to means and log variances."""
+    encoder, decoder = module
+    *body, last = encoder
+    return nn.Sequential(nn.Sequential(*body, nn.Linear(last.in_features, 2 * last.out_features)), decoder)
 
 
 def dense(shape: Sequence[int], hidden: Sequence[int], latent: int, activation: str = "tanh") -> nn.Sequential:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchjd.scalarization import DWA, FAMO, UW, GeometricMean
 
-from lossatlas import balancers, composite
-from lossatlas.balancers import OnGramian, Scalarised, Static
+from lossatlas import composite
+from lossatlas.composite import balancers
+from lossatlas.composite.balancers import OnGramian, Scalarised, Static
 from lossatlas.errors import LossAtlasError
 
 
@@ -31,12 +32,14 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """`weighting(setting)` makes a fresh weighting; `at`: where norms are measured; `noise`: matched noise is added."""
+    """`weighting(setting)` makes a fresh weighting; `at`: where norms are measured; `noise`: matched noise is added;
+    `variational`: the network is a variational autoencoder, with its own two losses."""
 
     name: str
     weighting: Callable[[Setting], Callable]
     at: str = "outputs"
     noise: bool = False
+    variational: bool = False
 
 
 def _powers(q: float, averaged: bool = False) -> Callable[[Setting], OnGramian]:
@@ -59,6 +62,7 @@ SPECIAL = {
     "sum + noise": Arm("sum + noise", _mean, at="parameters", noise=True),
     "switching": Arm("switching", lambda s: OnGramian(composite.RandomSwitching(s.generator))),
     "static": Arm("static", lambda s: Static(s.weights)),
+    "VAE": Arm("VAE", lambda s: Static(s.weights), variational=True),
     "inverse initial": Arm("inverse initial", lambda s: balancers.InverseInitial()),
     "max": Arm("max", _powers(inf)),
     "GradNorm": Arm("GradNorm", lambda s: balancers.GradNorm()),

@@ -6,24 +6,36 @@ limit, so success is a score ≤ 0.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
+from math import log
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossatlas import data, ensemble, goals
+from lossatlas import data, ensemble
+from lossatlas.composite import goals
+from lossatlas.composite.textures import NAME, textures
 from lossatlas.data import DataSet
-from lossatlas.problems.autoencoder import AutoencoderProblem, Pca, convolutional, dense
+from lossatlas.problems.autoencoder import (
+    AutoencoderProblem,
+    Pca,
+    VariationalProblem,
+    convolutional,
+    dense,
+    posterior_divergence,
+    variational,
+)
 from lossatlas.problems.network import initial
 from lossatlas.seeds import seed
-from lossatlas.studies.composite.comparison import Outcome
-from lossatlas.textures import NAME, textures
+from lossatlas.studies.composite.comparison import Outcome, log_uniform_weights
 
 DIRECTIONS = 8  # of the sliced distance
 SHOWN = 8  # held-out images whose reconstructions are kept
+LN2 = log(2)
 BITS_RANGE = 4.0  # codes are clipped to ±4 before they are rounded to 8 bits
+DIVERGENCE_WEIGHTS = (1e-4, 1e-1)  # of a VAE's divergence beside the squared error, both means over their dimensions
 
 
 def directions(dim: int) -> Tensor:
@@ -54,7 +66,7 @@ class AutoencoderTask:
 
     @classmethod
     def load(cls, job: Mapping[str, Any], data_dir: str, download: bool, device: str) -> "AutoencoderTask":
-        """The task of a job; see `lossatlas.data.load` and `lossatlas.textures` for the errors."""
+        """The task of a job; see `lossatlas.data.load` and `lossatlas.composite.textures` for the errors."""
         if job["data"] == NAME:
             data_set = textures(job["side"], job["octaves"], job["rows"], job["test_rows"])
         else:
@@ -67,8 +79,21 @@ class AutoencoderTask:
         return tuple(self.job["goals"])
 
     @property
+    def losses(self) -> tuple[str, ...]:
+        """What an arm weighs: the goals."""
+        return self.names
+
+    @property
     def reconstruction(self) -> Tensor:
         return torch.tensor([goal in goals.RECONSTRUCTION for goal in self.names])
+
+    def static_weights(self, count: int, generator: torch.Generator) -> Tensor:
+        """Weights (count, n) to tune over."""
+        return log_uniform_weights(count, len(self.names), generator)
+
+    def variational(self) -> "VariationalTask":
+        """The same data, event and network as a variational autoencoder."""
+        return VariationalTask(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     @cached_property
     def limits(self) -> Tensor:
@@ -98,7 +123,7 @@ class AutoencoderTask:
         problem = self.held_out(tuning)
         with torch.no_grad():
             outputs = problem.outputs(theta)
-            values = torch.stack([goal(outputs) for goal in problem.goal_functions()], -1).double().cpu()
+            values = torch.stack([problem.goal(name)(outputs) for name in self.names], -1).double().cpu()
             rounded = self._rounded(problem, theta, outputs[1])
         names, latent = self.names, ~self.reconstruction
         mse = values[:, names.index("mse")]
@@ -113,15 +138,16 @@ class AutoencoderTask:
             "psnr_8bit": goals.psnr(rounded),
             "image_excess": image,
             "latent_excess": excess.amax(1),
-        }
+            "gap_bits": goals.gaussian_divergence(outputs[1]).double().cpu() / LN2,
+        } | self._rate(outputs)
         return columns | {f"held_out_{name}": values[:, i] for i, name in enumerate(names)}
 
-    def pictures(self, outcomes: Mapping[str, Outcome]) -> dict[str, Tensor]:
+    def pictures(self, outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
         """Of the first final seed of each arm: reconstructions (arms, SHOWN, C, H, W) and codes (arms, rows, d)."""
         problem = self.held_out(tuning=False)
-        theta = torch.stack([outcome.final[0] for outcome in outcomes.values()]).to(self.device)
+        theta = torch.stack([outcome.final[0] for outcome in outcomes]).to(self.device)
         with torch.no_grad():
-            x_hat, z = problem.outputs(theta)
+            x_hat, z, *_ = problem.outputs(theta)
         return {"images": problem.x[:SHOWN].cpu(), "reconstructions": x_hat[:, :SHOWN].cpu(), "codes": z.cpu()}
 
     def _on(self, x: Tensor) -> AutoencoderProblem:
@@ -140,6 +166,10 @@ class AutoencoderTask:
             return convolutional(shape, self.job["hidden"][0], self.job["latent"])
         return dense(shape, self.job["hidden"], self.job["latent"])
 
+    def _rate(self, outputs) -> dict[str, Tensor]:
+        """The column of bits that a number of the code carries about its image: none, if the code is deterministic."""
+        return {}
+
     def _limits(self, rows: int, level: float) -> Tensor:
         return latent_limits(self.names, rows, self.job["latent"], level)
 
@@ -150,3 +180,35 @@ class AutoencoderTask:
         decoder = ensemble.child_parameters(problem.layout.split(theta), "1")
         x_hat = ensemble.forward(problem.module[1], decoder, codes)
         return goals.squared(x_hat, problem.x[None]).double().cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class VariationalTask(AutoencoderTask):
+    """The rival without goals for the codes: squared error plus a tuned weight times the divergence.
+
+    It is judged as the others are, on sampled codes, which are what its decoder was trained on.
+    """
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        return "mse", "divergence"
+
+    def static_weights(self, count: int, generator: torch.Generator) -> Tensor:
+        """The divergence's weights evenly over the decades of DIVERGENCE_WEIGHTS, in random order."""
+        low, high = torch.tensor(DIVERGENCE_WEIGHTS, dtype=torch.float64).log()
+        shares = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        weights = torch.lerp(low, high, shares).exp()[torch.randperm(count, generator=generator)]
+        return torch.stack([torch.ones_like(weights), weights], -1)
+
+    @cached_property
+    def _template(self) -> VariationalProblem:
+        found = super()._template
+        noise = torch.Generator().manual_seed(seed("composite", self.job["name"], "reparametrisation"))
+        shared = {field.name: getattr(found, field.name) for field in fields(found)}
+        return VariationalProblem(**shared, noise=noise)
+
+    def _build(self):
+        return variational(super()._build())
+
+    def _rate(self, outputs) -> dict[str, Tensor]:
+        return {"rate_bits": posterior_divergence(outputs[2]).double().cpu() / LN2}

@@ -13,7 +13,7 @@ from lossatlas.data import DataSet
 from lossatlas.interpolation import sweep
 from lossatlas.problems.classifier import ClassifierProblem
 from lossatlas.studies import baselines
-from lossatlas.studies.composite.comparison import Outcome
+from lossatlas.studies.composite.comparison import Outcome, log_uniform_weights
 from lossatlas.studies.settings import Baseline
 
 LINE_POINTS = 11
@@ -37,6 +37,15 @@ class ClassifierTask:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.job["losses"])
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """What an arm weighs."""
+        return self.names
+
+    def static_weights(self, count: int, generator: torch.Generator) -> Tensor:
+        """Weights (count, n) to tune over."""
+        return log_uniform_weights(count, len(self.names), generator)
 
     @cached_property
     def baseline(self) -> Baseline:

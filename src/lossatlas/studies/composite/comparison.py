@@ -1,7 +1,7 @@
 """One comparison: every arm is tuned with one budget, then run on fresh seeds that all arms share.
 
-A configuration is a learning rate; the arm `static` draws weights of its own with each. Tuning seeds see the validation
-rows only, and the best configuration by the mean score (NaN counts as the worst) goes on.
+A configuration is a learning rate; the arms `static` and `VAE` draw weights of their own with each. Tuning seeds see
+the validation rows only, and the best configuration by the mean score (NaN counts as the worst) goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lossatlas import telescoped
-from lossatlas.composite_training import Composition, train
+from lossatlas.composite import telescoped
+from lossatlas.composite.training import Composition, train
 from lossatlas.seeds import seed
 from lossatlas.studies.composite.arms import Arm, Setting, arm
 from lossatlas.training import Recipe, Store
@@ -26,13 +26,15 @@ LOOK_EVERY = 4  # steps at least, since a look costs a pass for every loss
 class Task(Protocol):
     """What is trained in a comparison."""
 
-    names: tuple[str, ...]  # of the losses
+    losses: tuple[str, ...]  # the names of what is weighed
     reconstruction: Tensor | None
     limits: Tensor | None
 
     def problem(self, tuning: bool): ...
 
     def starts(self, seeds: Sequence[int]) -> Tensor: ...
+
+    def static_weights(self, count: int, generator: torch.Generator) -> Tensor: ...
 
     def judged(self, theta: Tensor, tuning: bool) -> dict[str, Tensor]:
         """Columns (k,) on held-out rows (of validation, if `tuning`), `score` among them: the less the better."""
@@ -60,7 +62,7 @@ def run(
     found = {name: Outcome(**fields) for name, fields in saved.items()}
     for done, name in enumerate(job["arms"]):
         if name not in found:
-            found[name] = run_arm(task, arm(name, task.names), job, device)
+            found[name] = run_arm(task, arm(name, task.losses), job, device)
             if store:
                 store.save({name: vars(outcome) for name, outcome in found.items()})
         if progress:
@@ -70,6 +72,7 @@ def run(
 
 def run_arm(task: Task, arm: Arm, job: Mapping[str, Any], device: str) -> Outcome:
     """One arm: its tuning runs, and the runs of its best configuration on the seeds of all arms."""
+    task = task.variational() if arm.variational else task
     rates, weights = configurations(task, job)
     tuning = [TUNING + s for s in range(job["tuning_seeds"])]
     cells = [(c, s) for c in range(len(rates)) for s in tuning]
@@ -84,12 +87,15 @@ def run_arm(task: Task, arm: Arm, job: Mapping[str, Any], device: str) -> Outcom
 
 
 def configurations(task: Task, job: Mapping[str, Any]) -> tuple[list[float], Tensor]:
-    """Learning rates, and the weights (c, n) that the arm `static` draws with each."""
-    rates, n = list(job["learning_rates"]), len(task.names)
+    """Learning rates, and the weights (c, n) that an arm with static weights draws with each."""
+    rates = list(job["learning_rates"])
     generator = torch.Generator().manual_seed(seed("composite", job["name"], "static"))
-    exponents = 2 * torch.rand(len(rates), n, generator=generator, dtype=torch.float64) - 1
-    weights = STATIC_RANGE**exponents
-    return rates, weights
+    return rates, task.static_weights(len(rates), generator)
+
+
+def log_uniform_weights(count: int, n: int, generator: torch.Generator) -> Tensor:
+    """Weights (count, n), log-uniform between 1 / STATIC_RANGE and STATIC_RANGE."""
+    return STATIC_RANGE ** (2 * torch.rand(count, n, generator=generator, dtype=torch.float64) - 1)
 
 
 def _runs(task, arm: Arm, job, device, cells, rates, weights, tuning: bool) -> tuple[list[dict], Composition]:

@@ -5,104 +5,34 @@ Intervals are 95 %: Agresti and Min's for shares, Student's for means. The best 
 runs scored best, so that choosing it uses none of the runs that are compared.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import nan
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from lossatlas import statistics
 from lossatlas.artifacts import Artifact
 from lossatlas.statistics import Interval
 from lossatlas.studies.composite import plan
+from lossatlas.studies.composite.samples import (
+    Tables,
+    against_sum,
+    best_baseline,
+    cosines,
+    edge_share,
+    final_runs,
+    mean_cosine,
+    paired_means,
+    paired_success,
+    success_share,
+)
 from lossatlas.theory import harmony_from_correlation
 
-SUM, README = "sum", plan.PLANESWALKER
-
-
-@dataclass(frozen=True, eq=False)
-class Tables:
-    """Jobs, runs and logs by comparison, and the table of the toys."""
-
-    jobs: Mapping[str, Mapping[str, Any]]
-    runs: Mapping[str, pd.DataFrame]
-    logs: Mapping[str, Artifact]
-    toys: pd.DataFrame
-
-    def first(self, kind: str) -> str:
-        """The name of the first comparison of a kind, which the claims are about."""
-        return next(name for name, job in self.jobs.items() if job["kind"] == kind)
+SUM, README = plan.SUM, plan.PLANESWALKER
 
 
 def measure(tables: Tables) -> dict[str, Interval]:
     """{claim id: measured interval}; what this tier cannot say is left out."""
     found = _toys(tables.toys) | _autoencoder(tables) | _classifier(tables)
     return {f"composite.{name}": interval for name, interval in found.items() if interval.n}
-
-
-# --- samples ----------------------------------------------------------------------------------------------------------
-
-
-def _final(runs: pd.DataFrame, arm: str) -> pd.DataFrame:
-    return runs[(runs["stage"] == "final") & (runs["arm"] == arm)].sort_values("seed")
-
-
-def _paired_means(runs: pd.DataFrame, a: str, b: str, column: str) -> Interval:
-    """Mean of `column` under arm a minus b over the seeds on which neither diverged."""
-    difference = _final(runs, a)[column].to_numpy(float) - _final(runs, b)[column].to_numpy(float)
-    return statistics.t_interval(difference[np.isfinite(difference)])
-
-
-def _paired_success(runs: pd.DataFrame, a: str, b: str) -> Interval:
-    return statistics.paired_share_difference(
-        _final(runs, a)["success"].to_numpy(float), _final(runs, b)["success"].to_numpy(float)
-    )
-
-
-def tuned_score(runs: pd.DataFrame, arm: str) -> float:
-    """The tuning runs' mean score of an arm's best configuration; infinite where each one diverged."""
-    tuning = runs[(runs["stage"] == "tuning") & (runs["arm"] == arm)]
-    means = tuning.groupby("configuration")["score"].apply(lambda score: score.fillna(np.inf).mean())
-    return float(means.min())
-
-
-def best_baseline(runs: pd.DataFrame, arms: tuple[str, ...] = plan.BASELINES) -> str:
-    """The baseline with the best tuning score."""
-    present = [arm for arm in arms if (runs["arm"] == arm).any()]
-    return min(present, key=lambda arm: tuned_score(runs, arm))
-
-
-def _against_sum(runs: pd.DataFrame) -> pd.DataFrame:
-    """(arm, difference, low, high, p) of the score against the sum's, p adjusted by Holm over the arms."""
-    rows = []
-    for arm in dict.fromkeys(runs["arm"]):
-        if arm == SUM:
-            continue
-        both = _final(runs, arm)["score"].to_numpy(float) - _final(runs, SUM)["score"].to_numpy(float)
-        both = both[np.isfinite(both)]
-        found = statistics.t_interval(both)
-        p = stats.ttest_1samp(both, 0).pvalue if len(both) > 1 and np.ptp(both) > 0 else 1.0
-        rows.append({"arm": arm, "difference": found.value, "low": found.low, "high": found.high, "p": float(p)})
-    table = pd.DataFrame(rows)
-    table["p"] = statistics.holm(table["p"])
-    return table
-
-
-def cosines(logs: Artifact) -> np.ndarray:
-    """Mean cosine (n, n) between the losses' gradients at the parameters, over looks and seeds of the plain sum."""
-    index = list(logs["arms"]).index(SUM)
-    return np.nanmean(logs["cosine"][index], axis=(0, 1))
-
-
-def mean_cosine(logs: Artifact, arm: str = SUM) -> np.ndarray:
-    """Mean off-diagonal cosine of each seed (k,), over the looks."""
-    index = list(logs["arms"]).index(arm)
-    cosine = logs["cosine"][index]
-    off = ~np.eye(cosine.shape[-1], dtype=bool)
-    return np.nanmean(cosine[..., off], axis=(0, 2))
 
 
 # --- toys -------------------------------------------------------------------------------------------------------------
@@ -130,7 +60,7 @@ def _toys(toys: pd.DataFrame) -> dict[str, Interval]:
         "obnoxious_repeats": statistics.exact(gap("flip"), len(of("flip"))),
         "desert": Interval(share.value - bound, share.low - bound, share.high - bound, share.n),
         "oscillation": statistics.exact(of("sliding")["measured"].iloc[0]),
-        "torchjd_values": statistics.exact(of("torchjd")["measured"].iloc[0]),
+        "torchjd_values": statistics.exact(of("torchjd")["measured"].iloc[0], int(of("torchjd")["n"].iloc[0])),
         "encodec_selftest": statistics.exact(gap("encodec"), 2),
         "cagrad_toy": statistics.exact((ends["measured"] - ends["predicted"]).abs().max(), len(ends)),
         "cagrad_toy_near": statistics.exact(((ends["measured"] - ends["predicted"]).abs() <= 0.5).mean(), len(ends)),
@@ -144,8 +74,8 @@ def _toys(toys: pd.DataFrame) -> dict[str, Interval]:
 def _autoencoder(tables: Tables) -> dict[str, Interval]:
     name = tables.first("autoencoder")
     runs, logs = tables.runs[name], tables.logs[name]
-    best, against = best_baseline(runs), _against_sum(runs)
-    order = sorted(dict.fromkeys(runs["arm"]), key=lambda arm: _final(runs, arm)["score"].fillna(np.inf).mean())
+    best, against = best_baseline(runs), against_sum(runs)
+    order = sorted(dict.fromkeys(runs["arm"]), key=lambda arm: final_runs(runs, arm)["score"].fillna(np.inf).mean())
     readme = list(logs["arms"]).index(README)
     cosine = mean_cosine(logs)
     matrix, image = cosines(logs), np.isin(logs["goals"], plan.RECONSTRUCTION)
@@ -153,23 +83,23 @@ def _autoencoder(tables: Tables) -> dict[str, Interval]:
     pairs = ~np.eye(n, dtype=bool)
     seeds = len(cosine)
     value = logs["value"][readme]  # (looks, seeds, 5)
-    powers = {q: _final(runs, arm)["score"].fillna(np.inf).mean() for arm, q in plan.POWERS.items()}
+    powers = {q: final_runs(runs, arm)["score"].fillna(np.inf).mean() for arm, q in plan.POWERS.items()}
     found = {
-        "cifar_vae": _paired_success(runs, README, best),
-        "success_sum": _share(runs, SUM),
-        "success_readme": _share(runs, README),
-        "success_best": _share(runs, best),
-        "readme_against_sum": _paired_success(runs, README, SUM),
-        "readme_against_noise": _paired_means(runs, README, "sum + noise", "score"),
-        "readme_score": _paired_means(runs, README, SUM, "score"),
-        "readme_image": _paired_means(runs, README, SUM, "psnr"),
-        "grad_weights": _paired_means(runs, README, best, "score"),
-        "dynamic_needed": _paired_success(runs, best_baseline(runs, plan.DYNAMIC), "static"),
-        "unit_against_sum": _paired_means(runs, "q=-1", SUM, "score"),
-        "unit_against_readme": _paired_means(runs, "q=-1", README, "score"),
-        "lagrangian_against_sum": _paired_means(runs, "augmented Lagrangian", SUM, "score"),
-        "switching_against_noise": _paired_means(runs, "switching", "sum + noise", "score"),
-        "place_of_norms": _paired_means(runs, "q=1 parameters", README, "score"),
+        "cifar_vae": paired_success(runs, README, best),
+        "success_sum": success_share(runs, SUM),
+        "success_readme": success_share(runs, README),
+        "success_best": success_share(runs, best),
+        "readme_against_sum": paired_success(runs, README, SUM),
+        "readme_against_noise": paired_means(runs, README, "sum + noise", "score"),
+        "readme_score": paired_means(runs, README, SUM, "score"),
+        "readme_image": paired_means(runs, README, SUM, "psnr"),
+        "grad_weights": paired_means(runs, README, best, "score"),
+        "dynamic_needed": paired_success(runs, best_baseline(runs, plan.DYNAMIC), "static"),
+        "unit_against_sum": paired_means(runs, "q=-1", SUM, "score"),
+        "unit_against_readme": paired_means(runs, "q=-1", README, "score"),
+        "lagrangian_against_sum": paired_means(runs, "augmented Lagrangian", SUM, "score"),
+        "switching_against_noise": paired_means(runs, "switching", "sum + noise", "score"),
+        "place_of_norms": paired_means(runs, "q=1 parameters", README, "score"),
         "rank_readme": statistics.exact(order.index(README) + 1, len(order)),
         "best_power": statistics.exact(min(powers, key=powers.get), len(powers)),
         "better_than_sum": statistics.exact(((against["p"] <= 0.05) & (against["difference"] < 0)).sum(), len(against)),
@@ -181,19 +111,30 @@ def _autoencoder(tables: Tables) -> dict[str, Interval]:
         "cosine_image": statistics.exact(matrix[np.ix_(image, image)][pairs[np.ix_(image, image)]].mean(), seeds),
         "cosine_between": statistics.exact(matrix[np.ix_(image, ~image)].mean(), seeds),
         "harmony": _harmony(cosine, n),
+        "at_edge": edge_share(runs),
+        "gap_bits_readme": _mean(runs, README, "gap_bits"),
+        "gap_bits_sum": _mean(runs, SUM, "gap_bits"),
     }
+    if (runs["arm"] == plan.VARIATIONAL).any():
+        found |= {
+            "success_vae": success_share(runs, plan.VARIATIONAL),
+            "vae_against_sum": paired_means(runs, plan.VARIATIONAL, SUM, "score"),
+            "readme_against_vae": paired_means(runs, README, plan.VARIATIONAL, "score"),
+            "gap_bits_vae": _mean(runs, plan.VARIATIONAL, "gap_bits"),
+            "rate_bits_vae": _mean(runs, plan.VARIATIONAL, "rate_bits"),
+        }
     if len(tables.jobs) > 1 and tables.runs:
         others = [key for key, job in tables.jobs.items() if job["kind"] == "autoencoder" and key != name]
         if others:
             runs = tables.runs[others[0]]
-            found["textures_readme"] = _paired_means(runs, README, SUM, "score")
-            found["textures_unit"] = _paired_means(runs, "q=-1", SUM, "score")
+            found["textures_readme"] = paired_means(runs, README, SUM, "score")
+            found["textures_unit"] = paired_means(runs, "q=-1", SUM, "score")
     return found
 
 
-def _share(runs: pd.DataFrame, arm: str) -> Interval:
-    success = _final(runs, arm)["success"]
-    return statistics.wilson(int(success.sum()), len(success))
+def _mean(runs: pd.DataFrame, arm: str, column: str) -> Interval:
+    values = final_runs(runs, arm)[column].to_numpy(float)
+    return statistics.t_interval(values[np.isfinite(values)])
 
 
 def _harmony(cosine: np.ndarray, n: int) -> Interval:
@@ -210,58 +151,38 @@ def _classifier(tables: Tables) -> dict[str, Interval]:
     name = tables.first("classifier")
     runs = tables.runs[name]
     alone = best_baseline(runs, tuple(arm for arm in dict.fromkeys(runs["arm"]) if arm.startswith("only ")))
-    barrier = _final(runs, README)["barrier"].to_numpy() - _final(runs, "sum, other order")["barrier"].to_numpy()
+    barrier = (
+        final_runs(runs, README)["barrier"].to_numpy() - final_runs(runs, "sum, other order")["barrier"].to_numpy()
+    )
     return {
-        "classify_sum": _paired_means(runs, SUM, alone, "error"),
-        "classify_sum_early": _paired_means(runs, SUM, alone, "early_error"),
-        "classify_readme": _paired_means(runs, README, SUM, "error"),
-        "classify_readme_early": _paired_means(runs, README, SUM, "early_error"),
-        "classify_unit": _paired_means(runs, "q=-1", SUM, "error"),
-        "classify_noise": _paired_means(runs, README, "sum + noise", "error"),
+        "classify_sum": paired_means(runs, SUM, alone, "error"),
+        "classify_sum_early": paired_means(runs, SUM, alone, "early_error"),
+        "classify_readme": paired_means(runs, README, SUM, "error"),
+        "classify_readme_early": paired_means(runs, README, SUM, "early_error"),
+        "classify_unit": paired_means(runs, "q=-1", SUM, "error"),
+        "classify_noise": paired_means(runs, README, "sum + noise", "error"),
         "classify_barrier": statistics.t_interval(barrier[np.isfinite(barrier)]),
         "classify_cosine": statistics.t_interval(mean_cosine(tables.logs[name])),
-    }
+        "classify_at_edge": edge_share(runs),
+    } | _bands(tables.logs[name])
 
 
-# --- the table of arms ------------------------------------------------------------------------------------------------
+BAND_ROWS = {  # pair of arms: its name in the rows
+    "q=1, same start": "readme_same_start",
+    "sum, same start": "sum_same_start",
+    "q=1, other start": "readme_other_start",
+    "sum, other start": "sum_other_start",
+}
 
 
-def arms_table(tables: Tables) -> pd.DataFrame:
-    """One row for each comparison and arm: how it was tuned, how it fared, and what its weights did.
-
-    difference: its mean score minus the sum's, paired by seed, with limits, and p adjusted by Holm over the arms.
-    """
-    rows = []
-    for name, runs in tables.runs.items():
-        logs, against = tables.logs[name], _against_sum(runs).set_index("arm")
-        for i, arm in enumerate(logs["arms"]):
-            final = _final(runs, arm)
-            score = final["score"].to_numpy(float)
-            mean = statistics.t_interval(score[np.isfinite(score)])
-            row = {
-                "comparison": name,
-                "kind": tables.jobs[name]["kind"],
-                "arm": arm,
-                "learning_rate": float(final["learning_rate"].iloc[0]),
-                "seeds": len(final),
-                "diverged": int((final["diverged_at"] >= 0).sum()),
-                "passes": float(final["passes"].iloc[0]),
-                "tuned_score": tuned_score(runs, arm),
-                "score": mean.value,
-                "score_low": mean.low,
-                "score_high": mean.high,
-            }
-            success = statistics.wilson(int(final["success"].sum()), len(final)) if "success" in final else None
-            row |= (
-                {"success": success.value, "success_low": success.low, "success_high": success.high}
-                if (success)
-                else {"success": nan, "success_low": nan, "success_high": nan}
-            )
-            for column in ("psnr", "psnr_8bit", "latent_excess", "error", "early_error", "barrier", "distance"):
-                row[column] = float(final[column].mean()) if column in final else nan
-            for column in ("difference", "low", "high", "p"):
-                row[column] = float(against.loc[arm, column]) if arm in against.index else nan
-            row["effective"] = float(np.nanmean(logs["effective"][i])) if len(final) else nan
-            row["authority"] = float(np.nanmean(np.nanmean(logs["authority"][i], axis=0), axis=0).max())
-            rows.append(row)
-    return pd.DataFrame(rows).replace([np.inf, -np.inf], nan)
+def _bands(logs: Artifact) -> dict[str, Interval]:
+    """Barriers of each kind of pair, straight and by the band, and how much more q = 1 has than its control."""
+    found = {}
+    for kind in ("straight", "band"):
+        by_pair = dict(zip(logs["pairs"].tolist(), logs[kind], strict=True))
+        for pair, row in BAND_ROWS.items():
+            found[f"{kind}_{row}"] = statistics.t_interval(by_pair[pair][np.isfinite(by_pair[pair])])
+        for start in ("same", "other"):
+            excess = by_pair[f"q=1, {start} start"] - by_pair[f"sum, {start} start"]
+            found[f"{kind}_excess_{start}_start"] = statistics.t_interval(excess[np.isfinite(excess)])
+    return found

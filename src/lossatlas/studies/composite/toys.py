@@ -1,4 +1,4 @@
-"""The failure modes where they can be proved, and two toys of other sources: CAGrad's and torchjd's.
+"""The failure modes where they can be proved, and the numbers of other sources that need no network.
 
 obnoxious teammate: on a line, member 1 sits in a hole at 2 whose wall towards the goal 0 has slope G, the others have
 slope s = 1 towards it. With weights ∝ slope^q the team gets out iff n > n*(q) = 1 + (G/s)^(q+1); else it stands where
@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchjd.aggregation import MGDA, UPGrad
+from torchjd.aggregation import IMTLG, MGDA, AlignedMTL, CAGrad, ConFIG, Mean, PCGrad, UPGrad
 
-from lossatlas.balancers import Encodec
 from lossatlas.composite import power_weights
-from lossatlas.composite_training import Seen
+from lossatlas.composite.balancers import Encodec
+from lossatlas.composite.telescoped import Telescope
+from lossatlas.composite.training import Seen
 from lossatlas.seeds import seed
-from lossatlas.telescoped import Telescope
+from lossatlas.stepper import Stepper
+from lossatlas.studies.composite.cagrad import METHODS, READ_OFF, cagrad_paths
+from lossatlas.studies.composite.plan import STEEPNESS
 from lossatlas.theory import critical_team
 
 HOLE, RAMP, RIM = 2.0, 0.5, 0.8  # centre of the hole; half-width of its floor's ramp; distance of the rim
@@ -64,18 +67,18 @@ def _escapes(n: int, q: float, steepness: float) -> bool:
 
 
 def onset_of_flipping(n: int, q: float, steepness: float) -> float:
-    """The product η v′ at which the stuck team begins to alternate, by bisection on the step η; theory: 2."""
+    """The product η v′ at which the stuck team begins to alternate, by dividing a bracket of steps η; theory: 2."""
     stand = (n - 1) ** (1 / (q + 1))  # |g_1| in equilibrium, with s = 1
     x = torch.tensor(HOLE - RAMP * stand / steepness, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(velocity(team_slopes(x, n, steepness), q), x)
     low, high = 0.5 / float(slope), 4.0 / float(slope)
-    for _ in range(20):
-        step = (low + high) / 2
-        position = x.detach() + 1e-6
+    for _ in range(4):  # each divides the bracket by 32
+        step = torch.linspace(low, high, 33, dtype=torch.float64)
+        position = x.detach() + torch.full_like(step, 1e-6)
         for _ in range(200):
             position = position - step * velocity(team_slopes(position, n, steepness), q)
-        still = abs(float(position) - float(x.detach())) < 1e-6
-        low, high = (step, high) if still else (low, step)
+        first = int(((position - x.detach()).abs() >= 1e-6).int().argmax())
+        low, high = float(step[first - 1]), float(step[first])
     return (low + high) / 2 * float(slope)
 
 
@@ -119,93 +122,28 @@ def sliding_path(step: float, steps: int, start: float = 1.03) -> Tensor:
     return torch.tensor(path, dtype=torch.float64)
 
 
-# --- CAGrad's toy -----------------------------------------------------------------------------------------------------
-
-STARTS = np.array([[-8.5, -5.0], [-8.5, 7.5], [9.0, 9.0]])  # lower left, upper left, upper right
-METHODS = ("mean", "MGDA", "PCGrad", "CAGrad", "q=1", "q=-1")
-READ_OFF = {  # end x1 of the animation, in the order of STARTS; None: stuck in the valley near (±5, 2–3.5)
-    "MGDA": (-7.0, -3.3, 3.3),
-    "PCGrad": (-6.6, -2.2, 2.7),
-    "CAGrad": (0.0, 0.0, 0.0),
-    "mean": (0.0, None, None),
-}
-
-
-def two_losses(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """CAGrad's toy: losses (..., 2) and their gradients (..., 2, 2) at x (..., 2), by hand."""
-    x1, x2 = x[..., 0], x[..., 1]
-    t, half = np.tanh(x2), np.tanh(x2 / 2)
-    c1, c2, turn = np.maximum(half, 0), np.maximum(-half, 0), (1 - half**2) / 2
-    dc1, dc2 = np.where(x2 > 0, turn, 0), np.where(x2 < 0, -turn, 0)
-    losses, slopes = [], []
-    for u, sign, centre in (((-x1 - 7) / 2 + t, 1, 7), ((-x1 + 3) / 2 - t + 2, -1, -7)):
-        size = np.maximum(np.abs(u), 5e-6)
-        inverse = np.where(np.abs(u) > 5e-6, 1 / np.where(u == 0, 1, u), 0)
-        a, da1, da2 = np.log(size) + 6, -inverse / 2, sign * (1 - t**2) * inverse
-        b = ((-x1 + centre) ** 2 + 0.1 * (-x2 - 8) ** 2) / 10 - 20
-        db1, db2 = (x1 - centre) / 5, 0.02 * (x2 + 8)
-        losses.append(c1 * a + c2 * b)
-        slopes.append(np.stack([c1 * da1 + c2 * db1, dc1 * a + c1 * da2 + dc2 * b + c2 * db2], -1))
-    return np.stack(losses, -1), np.stack(slopes, -2)
-
-
-def two_weights(method: str, g: np.ndarray, c: float = 0.5) -> np.ndarray:
-    """Weights (..., 2) of two gradients g (..., 2, d) in closed form."""
-    a, b = g[..., 0, :], g[..., 1, :]
-    aa, bb, ab = (a * a).sum(-1), (b * b).sum(-1), (a * b).sum(-1)
-    tiny = 1e-300
-    if method == "mean":
-        return np.full(g.shape[:-1], 0.5)
-    if method.startswith("q="):
-        powers = np.sqrt(np.stack([aa, bb], -1)).clip(1e-150) ** float(method[2:])
-        return powers / powers.sum(-1, keepdims=True)
-    if method == "MGDA":
-        share = np.clip((bb - ab) / np.maximum(aa + bb - 2 * ab, tiny), 0, 1)
-        return np.stack([share, 1 - share], -1)
-    if method == "PCGrad":
-        conflict = np.minimum(ab, 0)
-        return np.stack([1 - conflict / np.maximum(aa, tiny), 1 - conflict / np.maximum(bb, tiny)], -1)
-    # CAGrad: w = (s, 1 − s) minimises p s + r √(A s² + B s + C), a quadratic equation for its stationary point
-    size = np.sqrt(np.maximum(aa + bb + 2 * ab, 0)) / 2
-    p, r = ((aa + ab) - (bb + ab)) / 2, c * size
-    square, linear, constant = aa + bb - 2 * ab, 2 * (ab - bb), bb
-    rest = np.maximum(constant - linear**2 / np.maximum(4 * square, tiny), 0)
-    slack = r**2 * square - p**2
-    inner = np.sqrt(p**2 * rest / np.maximum(square * np.where(slack > 0, slack, 1), tiny))
-    offset = np.where(slack > 0, -np.sign(p) * inner, -np.sign(p) * np.inf)
-    s = np.clip(offset - linear / np.maximum(2 * square, tiny), 0, 1)
-    length = np.sqrt(np.maximum(square * s**2 + linear * s + constant, tiny))
-    return (0.5 + (r / length)[..., None] * np.stack([s, 1 - s], -1)) / (1 + c)
-
-
-def cagrad_paths(steps: int, kept: int = 400) -> np.ndarray:
-    """Positions (methods, starts, kept + 1, 2) of Adam (rate 1e-3) along each method's direction, evenly kept."""
-    x = np.repeat(STARTS[None], len(METHODS), 0)
-    first, second, path = np.zeros_like(x), np.zeros_like(x), []
-    every = max(1, steps // kept)
-    for step in range(1, steps + 1):
-        if (step - 1) % every == 0:
-            path.append(x.copy())
-        _, g = two_losses(x)
-        direction = np.stack(
-            [(two_weights(name, own)[..., None] * own).sum(-2) for name, own in zip(METHODS, g, strict=True)]
-        )
-        first += 0.1 * (direction - first)
-        second += 0.001 * (direction**2 - second)
-        x = x - 1e-3 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
-    return np.stack([*path, x], 2)
-
-
 # --- exact rows -------------------------------------------------------------------------------------------------------
 
 PUBLISHED_JACOBIAN = [[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]]
 
 
+PRINTED = {  # results on it in torchjd's test_values.py
+    Mean(): (1.0, 1.0, 1.0),
+    MGDA(): (0.0, 1.0, 1.0),
+    PCGrad(): (0.5848, 3.8012, 3.8012),
+    UPGrad(): (0.2929, 1.9004, 1.9004),
+    IMTLG(): (0.0767, 1.0, 1.0),
+    AlignedMTL(): (0.2133, 0.9673, 0.9673),
+    ConFIG(): (0.1588, 2.0706, 2.0706),
+    CAGrad(c=0.5): (0.1835, 1.2041, 1.2041),
+}
+
+
 def torchjd_gap() -> float:
-    """Greatest difference of torchjd's MGDA and UPGrad from the values that its tests print."""
+    """Greatest difference of torchjd's aggregators from the values that its tests print."""
     jacobian = torch.tensor(PUBLISHED_JACOBIAN)
-    pairs = [(MGDA(), (0.0, 1.0, 1.0)), (UPGrad(), (0.2929, 1.9004, 1.9004))]
-    return max(float((aggregate(jacobian) - torch.tensor(value)).abs().max()) for aggregate, value in pairs)
+    with torch.random.fork_rng(devices=[]):  # its PCGrad draws an order from the global generator
+        return max(float((aggregate(jacobian) - torch.tensor(v)).abs().max()) for aggregate, v in PRINTED.items())
 
 
 def readings(optimizer: str, steps: int) -> dict[str, float]:
@@ -213,23 +151,21 @@ def readings(optimizer: str, steps: int) -> dict[str, float]:
     difference of the values that a schedule or line search would read."""
     paths, values = [], []
     for telescopes in (False, True):
-        theta = torch.tensor([-1.2, 1.0], requires_grad=True)
-        kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam
-        step, telescope, path, value_path = kind([theta], lr=1e-3), Telescope(), [], []
+        theta = torch.tensor([-1.2, 1.0])
+        stepper, telescope, path, value_path = Stepper(theta, optimizer), Telescope(), [], []
         for _ in range(steps):
+            theta = theta.detach().requires_grad_()
             losses = torch.stack([(1 - theta[0]) ** 2, 10 * (theta[1] - theta[0] ** 2) ** 2])
             norms = torch.stack([torch.autograd.grad(part, theta, retain_graph=True)[0].norm() for part in losses])
             weights = power_weights(norms, 1.0)
             value = telescope(losses, weights) if telescopes else (weights.detach() * losses).sum()
-            step.zero_grad()
-            value.backward()
-            step.step()
-            path.append(theta.detach().clone())
-            value_path.append(float(value))
+            theta = theta.detach() + 1e-3 * stepper.step(torch.autograd.grad(value, theta)[0])
+            path.append(theta)
+            value_path.append(value.detach())
         paths.append(torch.stack(path))
-        values.append(np.array(value_path))
+        values.append(torch.stack(value_path))
     differing = int((paths[0] != paths[1]).any(-1).sum())
-    return {"differing": differing, "value_gap": float(np.abs(values[0] - values[1]).max() / abs(values[0][0]))}
+    return {"differing": differing, "value_gap": float((values[0] - values[1]).abs().max() / values[0][0].abs())}
 
 
 def attention_exponent() -> float:
@@ -251,7 +187,6 @@ def encodec_self_test() -> tuple[float, float]:
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 TEAM_POWERS = (0.0, 0.5, 1.0, 2.0, 4.0)
-STEEPNESS = 1.6
 ETA = 0.05
 
 
@@ -281,7 +216,7 @@ def measure(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str
         add("hidden", optimizer, 200, found["differing"], 0)
         add("hidden value", optimizer, 200, found["value_gap"], 0)
     add("attention", "q=1", 1, attention_exponent(), 1)
-    add("torchjd", "MGDA, UPGrad", 0, torchjd_gap(), 0)
+    add("torchjd", "all", 0, torchjd_gap(), 0, len(PRINTED))
     unbalanced, balanced = encodec_self_test()
     add("encodec", "unbalanced", 0, unbalanced, 99)
     add("encodec", "balanced", 0, balanced, 0)

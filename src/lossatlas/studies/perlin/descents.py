@@ -17,7 +17,14 @@ from torch import Tensor
 
 from lossatlas import composite
 from lossatlas.composite import AveragedPowerWeighting, PowerWeighting, RandomSwitching, combine, gramian
-from lossatlas.failure_modes import Outcome, Window, classify, displacement_exponent, goal_correlation, obnoxious
+from lossatlas.composite.failure_modes import (
+    Outcome,
+    Window,
+    classify,
+    displacement_exponent,
+    goal_correlation,
+    obnoxious,
+)
 from lossatlas.problems.gaussian_field import GaussianField
 from lossatlas.problems.perlin import PerlinField
 from lossatlas.progress import progress

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lossatlas.composite_training import Seen
+from lossatlas.composite.training import Seen
 from lossatlas.errors import LossAtlasError
+from lossatlas.stepper import Stepper
 
 TINY = 1e-12
 
@@ -79,17 +80,17 @@ class GradNorm:
     def __call__(self, seen: Seen) -> Tensor:
         if self.initial is None:
             self.initial = seen.losses.clone()
-            self.logits = torch.zeros_like(seen.losses, requires_grad=True)
-            self.optimizer = torch.optim.Adam([self.logits], lr=self.rate)
+            self.logits = torch.zeros_like(seen.losses)
+            self.stepper = Stepper(self.logits, "adam")
         with torch.enable_grad():
-            weights = seen.losses.shape[-1] * self.logits.softmax(-1)
+            logits = self.logits.requires_grad_()
+            weights = seen.losses.shape[-1] * logits.softmax(-1)
             sizes = weights * seen.norms
             distance = (sizes - self.targets(seen, sizes.detach())).abs().sum()
-            (slope,) = torch.autograd.grad(distance, self.logits)
-        self.logits.grad = slope.nan_to_num()  # a member that diverged must not spoil Adam's state of the others
-        used = weights.detach()
-        self.optimizer.step()
-        return used
+            (slope,) = torch.autograd.grad(distance, logits)
+        # a member that diverged must not spoil the averages of the others
+        self.logits = logits.detach() + self.rate * self.stepper.step(slope.nan_to_num())
+        return weights.detach()
 
     def targets(self, seen: Seen, sizes: Tensor) -> Tensor:
         """The norms (k, n) that the weighted gradients of norms `sizes` should have."""
@@ -248,8 +249,9 @@ class Scalarised:
         k, n = seen.losses.shape
         if not self.members:
             self.members = [self.make(n).to(seen.losses.device) for _ in range(k)]
-            own = [] if self.reads_result else [p for m in self.members for p in m.parameters()]
-            self.optimizer = torch.optim.Adam(own, lr=self.rate) if own else None
+            self.own = [] if self.reads_result else [p for m in self.members for p in m.parameters()]
+            if self.own:
+                self.stepper = Stepper(torch.cat([p.detach().flatten() for p in self.own]), "adam")
             self.epoch = seen.epoch
         if seen.epoch != self.epoch:
             for member in self.members:
@@ -260,12 +262,12 @@ class Scalarised:
         losses = seen.losses.detach().nan_to_num(1.0, 1.0, 1.0).requires_grad_()
         with torch.enable_grad():
             total = sum(member(values) for member, values in zip(self.members, losses, strict=True))
-            own = [] if self.optimizer is None else [p for g in self.optimizer.param_groups for p in g["params"]]
-            weights, *slopes = torch.autograd.grad(total, [losses, *own])
-        for parameter, slope in zip(own, slopes, strict=True):
-            parameter.grad = slope
-        if self.optimizer is not None:
-            self.optimizer.step()
+            weights, *slopes = torch.autograd.grad(total, [losses, *self.own])
+        if self.own:
+            moves = self.rate * self.stepper.step(torch.cat([slope.flatten() for slope in slopes]))
+            with torch.no_grad():
+                for parameter, move in zip(self.own, moves.split([p.numel() for p in self.own]), strict=True):
+                    parameter += move.view_as(parameter)
         return weights.masked_fill(torch.tensor(self.dead, device=weights.device)[:, None], torch.nan)
 
     def after(self, losses: Tensor) -> None:
@@ -276,4 +278,3 @@ class Scalarised:
 
     def reset(self) -> None:
         self.members: list[torch.nn.Module] = []
-        self.optimizer: torch.optim.Optimizer | None = None

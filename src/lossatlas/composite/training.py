@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lossatlas import composite
+from lossatlas.composite.weightings import matched_noise, noise_variance
 from lossatlas.errors import LossAtlasError
 from lossatlas.stepper import Stepper
 from lossatlas.training import Recipe, minibatch_rows, steps_per_epoch
@@ -160,7 +160,7 @@ def train(
 ) -> Composition:
     """Train the ensemble theta (k, P) on all losses of a problem, weighted anew in every step.
 
-    noise: adds isotropic noise of the variance that random switching has, `composite.matched_noise` (which needs the
+    noise: adds isotropic noise of the variance that random switching has, `matched_noise` (which needs the
     gradients at the parameters). The weighting is reset first, so two runs share no averages. A member that diverges
     stays where it last was finite, and its later losses and weights are NaN.
     """
@@ -179,9 +179,7 @@ def train(
         weights = weighting(Seen(found.losses, found.norms, found.gramian, epoch)).to(theta)
         direction = found.pull_back(weights)
         if noise is not None:
-            direction = composite.matched_noise(
-                direction, composite.noise_variance(found.gramian, theta.shape[-1]), noise
-            )
+            direction = matched_noise(direction, noise_variance(found.gramian, theta.shape[-1]), noise)
         if step % look_every == 0 or step == recipe.steps - 1:
             looked.append(step)
             gramians.append(found.gramian if at == "parameters" else measure(part, theta, "parameters").gramian)

@@ -3,7 +3,7 @@
 A weighting takes Gramians G = J Jᵀ (..., n, n) of n gradients, batched over trajectories or grid points, and returns
 weights (..., n); the direction is Jᵀ w. All of torchjd's that appear here (UPGrad, MGDA, PCGrad, CAGrad, Aligned-MTL)
 are batched versions of the same definitions, which torchjd 0.18 solves for one Gramian at a time;
-`lossatlas.torchjd_bridge` turns a weighting into a torchjd aggregator.
+`lossatlas.composite.torchjd_bridge` turns a weighting into a torchjd aggregator.
 """
 
 from dataclasses import dataclass, field
@@ -160,14 +160,16 @@ def _normalised(gramian: Tensor) -> Tensor:
     return torch.where(trace < NORM_EPS, torch.zeros_like(work), work / trace.clamp_min(1e-300))
 
 
-def _min_norm(points: Tensor) -> Tensor:
-    """Weights (B, n) of the point of least norm in the hull, from Gramians (B, n, n) of trace about 1.
+def _min_norm(points: Tensor, free: Tensor | None = None) -> Tensor:
+    """Weights (B, n) of the point of least norm in the hull, from Gramians (B, n, n) of trace about 1; `free` as in
+    `nonnegative_quadratic`, by default the shortest corner.
 
     u = argmin over u >= 0 of ½ uᵀ(G + 1 1ᵀ)u - 1ᵀu has w = u / sum u: both have the same optimality conditions.
     """
     ridge = RIDGE * torch.eye(points.shape[-1], dtype=points.dtype, device=points.device)
-    nearest = torch.nn.functional.one_hot(points.diagonal(dim1=-2, dim2=-1).argmin(-1), points.shape[-1]).bool()
-    u = nonnegative_quadratic(points + 1 + ridge, torch.ones_like(points[..., 0]), nearest)
+    if free is None:
+        free = torch.nn.functional.one_hot(points.diagonal(dim1=-2, dim2=-1).argmin(-1), points.shape[-1]).bool()
+    u = nonnegative_quadratic(points + 1 + ridge, torch.ones_like(points[..., 0]), free)
     return u / u.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
@@ -209,11 +211,12 @@ def cagrad(gramian: Tensor, c: float = 0.5) -> Tensor:
     radius = c * square.sqrt()
     high = work.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(0).sqrt()
     low = torch.zeros_like(high)
-    cross = inner[:, None] + inner[:, :, None]
+    cross, free = inner[:, None] + inner[:, :, None], None
     for _ in range(HALVINGS):
         s = 0.5 * (low + high)
         t = (s / radius.clamp_min(1e-12))[:, None, None]
-        weights = _min_norm(work + t * cross + t * t * square[:, None, None])
+        weights = _min_norm(work + t * cross + t * t * square[:, None, None], free)
+        free = weights > 0  # the same face, mostly: the next quadratic program is solved at once
         length = (weights * (work @ weights[..., None])[..., 0]).sum(-1).clamp_min(0).sqrt()
         low, high = torch.where(length > s, s, low), torch.where(length > s, high, s)
     share = torch.where(length < NORM_EPS, 0.0, radius / length.clamp_min(NORM_EPS))[:, None]

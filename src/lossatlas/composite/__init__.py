@@ -1,0 +1,43 @@
+"""Composites of losses: weights from the Gramian of their gradients, training with them, goals, and failure modes."""
+
+from lossatlas.composite.weightings import (
+    AveragedPowerWeighting,
+    LargestGradient,
+    PowerWeighting,
+    RandomSwitching,
+    Sum,
+    Weighting,
+    aligned_mtl,
+    cagrad,
+    combine,
+    gramian,
+    matched_noise,
+    mgda,
+    noise_variance,
+    nonnegative_quadratic,
+    norms,
+    pcgrad,
+    power_weights,
+    upgrad,
+)
+
+__all__ = [
+    "AveragedPowerWeighting",
+    "LargestGradient",
+    "PowerWeighting",
+    "RandomSwitching",
+    "Sum",
+    "Weighting",
+    "aligned_mtl",
+    "cagrad",
+    "combine",
+    "gramian",
+    "matched_noise",
+    "mgda",
+    "noise_variance",
+    "nonnegative_quadratic",
+    "norms",
+    "pcgrad",
+    "power_weights",
+    "upgrad",
+]
