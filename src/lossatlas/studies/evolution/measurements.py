@@ -13,7 +13,7 @@ import pandas as pd
 from lossatlas import statistics, theory
 from lossatlas.evolution import evostrats
 from lossatlas.statistics import Interval
-from lossatlas.studies.evolution import meta_measurements, published
+from lossatlas.studies.evolution import landscape_measurements, meta_measurements, published
 
 Tables = Mapping[str, pd.DataFrame]
 Measure = Callable[[Tables], Interval | None]
@@ -22,7 +22,8 @@ ABLATION = 100  # population of the published ablations
 
 def measure(tables: Tables) -> dict[str, Interval]:
     """{claim id: measured interval}; claims whose table or runs are absent from this tier are left out."""
-    found = {identity: function(tables) for identity, function in (OWN | meta_measurements.MEASURES).items()}
+    measures = OWN | landscape_measurements.MEASURES | meta_measurements.MEASURES
+    found = {identity: function(tables) for identity, function in measures.items()}
     return {identity: interval for identity, interval in found.items() if interval is not None and interval.n}
 
 
