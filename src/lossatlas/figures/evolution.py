@@ -103,7 +103,7 @@ def _memory(axes: Axes, rows: pd.DataFrame) -> None:
         )
         last = cells.iloc[-1]
         style.tag(
-            axes, arm, (last["step"], last["cosine2"] * (0.72 if arm == "past descent" else 2)), colour, ha="right"
+            axes, arm, (last["step"], last["cosine2"] * (0.6 if arm == "past descent" else 2)), colour, ha="right"
         )
     axes.set(xlabel="step", ylabel="cos²", ylim=(0, None))
     axes.set_title("c  memory of past descent")
@@ -176,10 +176,11 @@ def _rastrigin(axes: Axes, rows: pd.DataFrame) -> None:
         axes.fill_between(
             cells.index / 1000, low.clip(lower=FLOOR), high.clip(lower=FLOOR), color=colour, alpha=0.2, linewidth=0
         )
-    axes.set(
-        xlabel="losses evaluated  (thousands)", ylabel="loss, mean over starts", yscale="log", ylim=(FLOOR / 2, None)
-    )
-    axes.legend(frameon=False, loc="lower left", fontsize=6, handlelength=1.2)
+    axes.set(xlabel="losses evaluated  (thousands)", ylabel="loss, mean over starts", yscale="log")
+    axes.set_ylim(FLOOR / 2, 1000 * axes.get_ylim()[1])  # room for the legend above the lines
+    axes.set_yticks([10.0**power for power in range(-3, 4)])
+    axes.minorticks_off()
+    axes.legend(frameon=False, loc="upper right", ncols=2, handlelength=1.2)
     axes.set_title("c  Rastrigin, tuned rates")
 
 
