@@ -218,10 +218,9 @@ def generation(
     """
     _check(theta, sigma, n, sampling, shaping)
     m = directions(n, "iid" if sampling == "auto" else sampling)
-    if table is None:
-        noise = _kept(normal(key, theta.shape[-1], theta.dtype, theta.device), theta, m)
-    else:
-        noise = from_table(table, key, theta.shape[-1])
+    dim = theta.shape[-1]
+    fresh = normal(key, dim, theta.dtype, theta.device) if table is None else from_table(table, key, dim)
+    noise = _kept(fresh, theta, m)
     if sampling == "auto":
         return _chosen(problem, theta, sigma, n, noise, shaping, chunk)
     if sampling == "orthogonal":
