@@ -212,8 +212,9 @@ def curves(tables: Tables) -> Figure:
             row[1].set(xscale="log", ylabel="")
             row[0].set_title(f"{runs['data'].iloc[0]}, equal steps")
             row[1].set_title("equal forward passes")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
+        parts = [axis.get_legend_handles_labels() for axis in axes[:, 0]]
+        named = {label: handle for part in parts for handle, label in zip(*part, strict=True)}
+        figure.legend(named.values(), named.keys(), frameon=False, loc="outside lower center", ncols=5)
         return figure
 
 
@@ -229,8 +230,17 @@ def _arms(runs: pd.DataFrame) -> list[tuple[str, int, str, str, str]]:
     return found
 
 
+ADAPTED = {  # arms of some data sets only: label, colour, line
+    "antithetic, pepg": ("adapted σ", style.ORANGE, "-."),
+    "antithetic, safe": ("safe mutation", style.PINK, "-."),
+    "antithetic, shuffled": ("safe, shuffled", style.PINK, ":"),
+}
+
+
 def _accuracy(axes: Axes, runs: pd.DataFrame, x: str, label: str) -> None:
-    for arm, population, name, colour, line in _arms(runs):
+    middle = runs.loc[runs["arm"] == "antithetic", "population"].max()
+    adapted = [(arm, middle, *look) for arm, look in ADAPTED.items() if arm in set(runs["arm"])]
+    for arm, population, name, colour, line in _arms(runs) + adapted:
         mine = runs[(runs["arm"] == arm) & (runs["population"] == population)]
         cells = mine.groupby(x)["test_accuracy"].agg(["mean", "sem"]) * 100
         axes.plot(cells.index, cells["mean"], color=colour, linestyle=line, label=name)
