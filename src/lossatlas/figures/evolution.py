@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lossatlas import theory
+from lossatlas import smoothing
 from lossatlas.figures import style
 from lossatlas.figures.style import save
 from lossatlas.studies.evolution import published
@@ -57,8 +57,8 @@ def _cosine_against_sigma(axes: Axes, rows: pd.DataFrame) -> None:
             label=label,
         )
         if arm in ("iid", "antithetic"):
-            counts = [theory.es_effective_count(n, s**2, arm == "antithetic") for s in sigma]
-            axes.plot(sigma, [theory.es_cosine(count, dim) for count in counts], color=colour, linewidth=0.9)
+            counts = [smoothing.es_effective_count(n, s**2, arm == "antithetic") for s in sigma]
+            axes.plot(sigma, [smoothing.es_cosine(count, dim) for count in counts], color=colour, linewidth=0.9)
     axes.axvline(1, **style.THRESHOLD)
     axes.set(xscale="log", xlabel="σ / σ*", ylabel="cosine with the gradient", ylim=(-0.05, None))
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.03, 0.1), handletextpad=0.0, fontsize=6.5)
@@ -68,7 +68,7 @@ def _cosine_against_sigma(axes: Axes, rows: pd.DataFrame) -> None:
 def _dim(rows: pd.DataFrame) -> int:
     """P, from the law of iid sampling in the table itself."""
     row = rows[rows["arm"] == "iid"].iloc[0]
-    count = theory.es_effective_count(int(row["population"]), row["curvature_noise"])
+    count = smoothing.es_effective_count(int(row["population"]), row["curvature_noise"])
     return round(count / row["law"] ** 2 - count - 1)
 
 
@@ -186,10 +186,10 @@ def _rastrigin(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _smoothed(axes: Axes) -> None:
     x = np.linspace(-3, 3, 601)
-    critical = theory.RASTRIGIN_CONVEX_SIGMA
+    critical = smoothing.RASTRIGIN_CONVEX_SIGMA
     shares = (0.0, 0.5, 0.75, 1.0)
     for share, shade in zip(shares, (0.75, 0.55, 0.3, 0.0), strict=True):
-        axes.plot(x, theory.rastrigin_smoothed(x, share * critical), color=str(shade), label=f"σ = {share:g} σ$_c$")
+        axes.plot(x, smoothing.rastrigin_smoothed(x, share * critical), color=str(shade), label=f"σ = {share:g} σ$_c$")
     axes.set(xlabel="x", ylabel="smoothed loss")
     axes.legend(frameon=False, loc="upper center", ncols=2)
     axes.set_ylim(0, 40)
@@ -284,8 +284,8 @@ def _by_population(axes: Axes, rows: pd.DataFrame) -> None:
     kappa = rows["curvature_noise"].median()
     for option, (label, colour, marker) in OPTIONS.items():
         mirrored = option.startswith("antithetic")
-        counts = [theory.es_effective_count(m, kappa, mirrored, ranks=True) for m in n]
-        axes.plot(n, [theory.es_cosine(c, published.DIM) for c in counts], color=colour, linewidth=0.9)
+        counts = [smoothing.es_effective_count(m, kappa, mirrored, ranks=True) for m in n]
+        axes.plot(n, [smoothing.es_cosine(c, published.DIM) for c in counts], color=colour, linewidth=0.9)
         mine = rows[rows["option"] == option]
         cells = mine.groupby("population")["cosine"].agg(["mean", "std"])
         axes.errorbar(

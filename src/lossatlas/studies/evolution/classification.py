@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas import data, ensemble, evolution, theory
+from lossatlas import data, ensemble, evolution, smoothing
 from lossatlas.errors import LossAtlasError
 from lossatlas.evolution import evostrats, pepg, safe_mutation
 from lossatlas.problems.architectures import mlp
@@ -230,10 +230,10 @@ def _diagnosis(
     critical = float(evolution.crossover_sigma(batch, theta, generator, PROBES))
     kappa = (evostrats.SIGMA / critical) ** 2
     mirrored = arm.sampling == "antithetic" or (arm.sampling == "auto" and kappa >= 1)
-    count = theory.es_effective_count(arm.population, kappa, mirrored, ranks=True)
+    count = smoothing.es_effective_count(arm.population, kappa, mirrored, ranks=True)
     return row | {
         "cosine": float(cosine(estimate, gradient)),
         "norm_ratio": float(estimate.norm() / gradient.norm()),
         "crossover_sigma": critical,
-        "law": theory.es_cosine(count, len(theta)) if arm.sigma == "fixed" else math.nan,
+        "law": smoothing.es_cosine(count, len(theta)) if arm.sigma == "fixed" else math.nan,
     }

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from lossatlas import statistics, theory
-from lossatlas.evolution import evostrats
+from lossatlas import smoothing, statistics
 from lossatlas.statistics import Interval
 from lossatlas.studies.evolution import landscape_measurements, meta_measurements, published
 
@@ -262,7 +261,7 @@ def _first_97(population: int) -> Measure:
 
 def effective_counts() -> np.ndarray:
     """m_eff / n of the five published cosines, by the inverse of the cosine law."""
-    counts = [theory.es_evaluations(c, published.DIM) for c in published.COSINES]
+    counts = [smoothing.es_evaluations(c, published.DIM) for c in published.COSINES]
     return np.array(counts) / np.array(published.POPULATIONS)
 
 
@@ -281,7 +280,7 @@ def _published_against_law(mirrored: bool, ranks: bool) -> Measure:
 
     def ratio(_: Tables) -> Interval:
         laws = [
-            theory.es_cosine(theory.es_effective_count(n, 0.0, mirrored, ranks), published.DIM)
+            smoothing.es_cosine(smoothing.es_effective_count(n, 0.0, mirrored, ranks), published.DIM)
             for n in published.POPULATIONS
         ]
         least = min(c / law for c, law in zip(published.COSINES, laws, strict=True))
@@ -293,7 +292,7 @@ def _published_against_law(mirrored: bool, ranks: bool) -> Measure:
 
 def published_raw_length(_: Tables) -> Interval:
     """Least published length ratio over that of raw iid estimates as coded, sqrt(E|est|²) / |g| at kappa = 0."""
-    scale = evostrats.BETA / published.DIM
+    scale = published.BETA / published.DIM
     laws = [scale * math.sqrt(1 + (published.DIM + 1) / n) for n in published.POPULATIONS]
     least = min(ratio / law for ratio, law in zip(published.NORM_RATIOS, laws, strict=True))
     error = published.COSINE_ERROR * least
