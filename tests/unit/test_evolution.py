@@ -1,11 +1,15 @@
 """The estimators against closed forms on linear and quadratic functions, within four standard errors."""
 
 import math
+import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 
-from lossatlas import ensemble, evolution, theory
+from lossatlas import ensemble, evolution, smoothing
+from lossatlas.code_hash import covered
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems.analytic import Quadratic, Rastrigin
 from lossatlas.problems.architectures import mlp
@@ -81,7 +85,7 @@ def test_the_estimate_is_of_the_smoothed_gradient_not_of_the_gradient():
     theta, sigma = torch.tensor([0.6], dtype=torch.float64), 0.8
     drawn = torch.stack([evolution.generation(Ripple(), theta, sigma, 20, key).gradient for key in range(400)])
     exact = -2 * math.pi / 3 * math.sin(2 * math.pi * 0.6 / 3)
-    assert within_four_errors(drawn[:, 0], exact * theory.ripple_attenuation(sigma, 3))
+    assert within_four_errors(drawn[:, 0], exact * smoothing.ripple_attenuation(sigma, 3))
     assert not within_four_errors(drawn[:, 0], exact)
 
 
@@ -158,7 +162,7 @@ def test_directions_from_a_table_follow_the_cosine_law():
         for key in range(300)
     ]
     # the mean of a cosine is below the cosine of means by less than a hundredth of it at these sizes
-    expected = theory.es_cosine(100, 500)
+    expected = smoothing.es_cosine(100, 500)
     assert within_four_errors(cosines(torch.stack(drawn), gradient), expected, slack=0.01 * expected)
 
 
@@ -245,7 +249,7 @@ def test_the_rank_direction_has_a_length_of_its_own(quadratic):
         ]
         # the gradient's own part adds |mean|² = 1/4 pi to P / 12 M = 1/500 or 1/1000 here
         signal = 1 / (4 * math.pi)
-        noise = theory.rank_direction_norm(DIM, 1000 if mirrored else 2000) ** 2
+        noise = smoothing.rank_direction_norm(DIM, 1000 if mirrored else 2000) ** 2
         assert within_four_errors(torch.stack(small) ** 2, signal + noise, slack=0.02 * signal)
 
 
@@ -266,8 +270,8 @@ def law(sampling, shaping, dim, n, repeats=400):
 )
 def test_cosine_law_on_a_linear_function(sampling, shaping):
     n, dim = 60, 300
-    count = theory.es_effective_count(n, mirrored=sampling != "iid", ranks=shaping == "ranks")
-    expected = theory.es_cosine(count, dim)
+    count = smoothing.es_effective_count(n, mirrored=sampling != "iid", ranks=shaping == "ranks")
+    expected = smoothing.es_cosine(count, dim)
     # E c against sqrt of E c² and the law's 1/P terms: a hundredth of it; two for ranks of a few members
     slack = (0.02 if shaping == "ranks" else 0.01) * expected
     assert within_four_errors(law(sampling, shaping, dim, n), expected, slack)
@@ -276,7 +280,7 @@ def test_cosine_law_on_a_linear_function(sampling, shaping):
 def test_orthogonal_directions_see_their_share_of_the_space():
     found = law("orthogonal", "none", 300, 60)
     # lengths of chi, not of sqrt P, cost 2 / P of it
-    assert within_four_errors(found**2, theory.subspace_cosine2(30, 300), slack=0.01 * 0.1)
+    assert within_four_errors(found**2, smoothing.subspace_cosine2(30, 300), slack=0.01 * 0.1)
     assert found.mean() > law("antithetic", "none", 300, 60).mean()
 
 
@@ -299,7 +303,7 @@ def curved(ratio, sampling, shaping="none", repeats=200):
     spectrum = torch.linspace(0.1, 2, dim, dtype=torch.float64)
     gradient = normals(dim)
     problem = Quadratic(spectrum, minimum=-gradient / spectrum)
-    sigma = ratio * theory.crossover_sigma(gradient.norm().item(), spectrum.norm().item())
+    sigma = ratio * smoothing.crossover_sigma(gradient.norm().item(), spectrum.norm().item())
     theta = torch.zeros(dim, dtype=torch.float64)
     found = [evolution.generation(problem, theta, sigma, REFERENCE["n"], k, sampling, shaping) for k in range(repeats)]
     return cosines(torch.stack([f.gradient for f in found]), gradient), found
@@ -308,8 +312,8 @@ def curved(ratio, sampling, shaping="none", repeats=200):
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 1.0, 2.0])
 def test_curvature_is_noise_to_iid_sampling_and_nothing_to_pairs(ratio):
     for mirrored in (False, True):
-        count = theory.es_effective_count(REFERENCE["n"], ratio**2, mirrored)
-        expected = theory.es_cosine(count, REFERENCE["dim"])
+        count = smoothing.es_effective_count(REFERENCE["n"], ratio**2, mirrored)
+        expected = smoothing.es_cosine(count, REFERENCE["dim"])
         found, _ = curved(ratio, "antithetic" if mirrored else "iid")
         # terms of order 1/n that the law leaves out, a fiftieth of it at n = 100
         assert within_four_errors(found, expected, slack=0.02 * expected)
@@ -343,12 +347,12 @@ def test_auto_that_mirrors_is_antithetic_sampling(quadratic):
 def test_crossover_from_hessian_vector_products_and_from_losses(quadratic):
     problem, theta = quadratic
     gradient = problem.hessian @ theta
-    exact = theory.crossover_sigma(gradient.norm().item(), problem.hessian.norm().item())
+    exact = smoothing.crossover_sigma(gradient.norm().item(), problem.hessian.norm().item())
     found = evolution.crossover_sigma(problem, theta, torch.Generator().manual_seed(0), probes=4000)
     assert abs(found / exact - 1) < 0.05  # 4000 probes of a quantity whose relative spread is about 1
     z = evolution.sample(0, 20_000, DIM, dtype=torch.float64)
     losses = problem(evolution.points(theta, z, 2 * exact, True))
-    kappa = theory.curvature_noise(2 * exact, gradient.norm().item(), problem.hessian.norm().item())
+    kappa = smoothing.curvature_noise(2 * exact, gradient.norm().item(), problem.hessian.norm().item())
     assert kappa == pytest.approx(4)
     assert evolution.curvature_noise(losses).item() == pytest.approx(kappa, rel=0.1)  # 10 000 pairs, heavy tails
 
@@ -359,7 +363,7 @@ def test_variance_of_pairs_on_a_quadratic(quadratic):
     for m in (1, 4):
         drawn = torch.stack([evolution.generation(problem, theta, 0.5, 2 * m, k).gradient for k in range(1500)])
         squares = (drawn - gradient).square().sum(-1)
-        assert within_four_errors(squares, theory.pair_variance(DIM, gradient.norm().item()) / m)
+        assert within_four_errors(squares, smoothing.pair_variance(DIM, gradient.norm().item()) / m)
 
 
 def test_a_score_without_baseline_carries_the_offset(quadratic):
@@ -369,34 +373,34 @@ def test_a_score_without_baseline_carries_the_offset(quadratic):
     losses = offset + (sigma * z) @ theta
     raw = (losses[..., None] * z)[:, 0] / sigma
     variance = (raw - theta).square().sum(-1)
-    assert within_four_errors(variance, theory.pair_variance(DIM, theta.norm().item()) + DIM * offset**2 / sigma**2)
+    assert within_four_errors(variance, smoothing.pair_variance(DIM, theta.norm().item()) + DIM * offset**2 / sigma**2)
 
 
 def test_the_smoothed_rastrigin_turns_convex_where_it_should():
     x = torch.linspace(-5, 5, 4001, dtype=torch.float64).numpy()
 
     def minima(sigma):
-        y = theory.rastrigin_smoothed(x, sigma)
+        y = smoothing.rastrigin_smoothed(x, sigma)
         return int(((y[1:-1] < y[:-2]) & (y[1:-1] < y[2:])).sum())
 
-    critical = theory.RASTRIGIN_CONVEX_SIGMA
+    critical = smoothing.RASTRIGIN_CONVEX_SIGMA
     assert minima(0.0) == 11  # one close to each integer, on its inner side
     assert minima(critical * 1.001) == 1
-    curvature = theory.rastrigin_smoothed(x, critical * 0.95)
+    curvature = smoothing.rastrigin_smoothed(x, critical * 0.95)
     assert (curvature[2:] - 2 * curvature[1:-1] + curvature[:-2]).min() < 0
-    curvature = theory.rastrigin_smoothed(x, critical * 1.001)
+    curvature = smoothing.rastrigin_smoothed(x, critical * 1.001)
     assert (curvature[2:] - 2 * curvature[1:-1] + curvature[:-2]).min() > 0
 
 
 def test_smoothing_by_sampling_is_the_closed_form():
     x, sigma = torch.tensor([0.3, -1.2], dtype=torch.float64), 0.3
     drawn = Rastrigin(2)(x + sigma * normals(200_000, 2))
-    assert within_four_errors(drawn, theory.rastrigin_smoothed(x.numpy(), sigma).sum())
+    assert within_four_errors(drawn, smoothing.rastrigin_smoothed(x.numpy(), sigma).sum())
 
 
 def test_the_budget_law_inverts_the_cosine_law():
     for cosine in (0.05, 0.3, 0.9):
-        assert theory.es_cosine(theory.es_evaluations(cosine, 10**7), 10**7) == pytest.approx(cosine, rel=1e-6)
+        assert smoothing.es_cosine(smoothing.es_evaluations(cosine, 10**7), 10**7) == pytest.approx(cosine, rel=1e-6)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -452,3 +456,9 @@ def test_losses_that_are_not_finite_rank_worst_or_are_refused():
 def test_a_table_shorter_than_a_direction_is_refused():
     with pytest.raises(LossAtlasError, match="longer"):
         evolution.from_table(torch.zeros(10), 0, 11)
+
+
+def test_the_estimator_needs_no_data_library():
+    sources = {name: Path(find_spec(name).origin).read_text() for name in covered("lossatlas.evolution")}
+    assert "lossatlas.evolution.estimator" in sources
+    assert not [name for name, text in sources.items() if re.search(r"^\s*(import|from) torchvision", text, re.M)]

@@ -213,6 +213,23 @@ def test_every_benchmark_gives_finite_rows_of_one_kind():
         np.testing.assert_allclose(cell["loss"], cell["loss"].iloc[0], rtol=1e-4, err_msg=str(seed))
 
 
+def test_the_published_series_is_compared_after_the_update_that_it_is_named_after():
+    """Its "generation 0" has one step of Adam in it, whose size is the rate whatever the gradient."""
+    rows = pd.DataFrame(meta.published_toy(1, 2))
+    assert set(rows["updates"]) == {1}
+    assert rows[["theta_0", "theta_1"]].abs().to_numpy() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_windows_of_the_usual_activations_are_all_steps_and_the_last_200():
+    rows = pd.DataFrame(meta.activation_baselines(tiny_data(), 3, 210, 2))
+    first = (210 * rows["mean_loss"] - 200 * rows["late_loss"]) / 10  # mean of the first ten steps
+    assert (first > rows["late_loss"]).all()  # that is where training begins
+    relu = rows[rows["activation"] == "relu"]
+    measures, tables = meta_measurements.MEASURES, {"meta_activations": rows}
+    assert measures["evolution.m1d_afunc_relu"](tables).value == pytest.approx(relu["mean_loss"].mean())
+    assert measures["evolution.m1d_afunc_window"](tables).value == pytest.approx(relu["late_loss"].mean())
+
+
 def test_usual_activations_have_the_derivatives_that_they_claim():
     x = torch.linspace(-3, 3, 24, dtype=torch.float64).requires_grad_()
     for name, function in meta.ACTIVATIONS.items():

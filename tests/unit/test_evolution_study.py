@@ -10,6 +10,7 @@ import torch
 
 from lossatlas import data
 from lossatlas.claims import load_ledger
+from lossatlas.errors import LossAtlasError
 from lossatlas.evolution import evostrats
 from lossatlas.problems.network import NetworkProblem
 from lossatlas.studies.evolution import classification, cosines, laws, measurements, published, toys
@@ -25,7 +26,17 @@ SETTINGS = {
     "antithetic_populations": [10],
     "ablation_population": 10,
     "rates": [0.3, 1.0],
+    "sigmas": ["pepg", "safe", "shuffled"],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As jobs have: with more the order of sums, and so the last bits, are the machine's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +81,50 @@ def test_each_arm_and_seed_has_its_rows_and_counts_its_forward_passes(curves):
     runs = table[table["purpose"] == "run"]
     arms = classification.arms(SETTINGS)
     assert len(runs) == len(arms) * SETTINGS["seeds"] * SETTINGS["logs"]
-    es = runs[runs["arm"] != "backprop"]
+    mutating = runs["arm"].isin(["antithetic, safe", "antithetic, shuffled"])
+    es = runs[(runs["arm"] != "backprop") & ~mutating]
     assert (es["forward_passes"] == es["step"] * es["population"]).all()
+    safe = runs[mutating]  # one pass forward and three backward, one for each class
+    assert (safe["forward_passes"] == safe["step"] * (safe["population"] + 1 + 2 * 3)).all()
     backprop = runs[runs["arm"] == "backprop"]
     assert (backprop["forward_passes"] == 3 * backprop["step"]).all()
     assert runs["finite"].all()
     assert set(table.loc[table["purpose"] == "tuning", "seed"]) == {-1}
+
+
+def test_how_often_is_looked_changes_no_run(rows, curves):
+    """Measuring does not move sigma, which evostrats' own logging does."""
+    often = pd.DataFrame(classification.run("toy", rows, SETTINGS | {"logs": 4, "rates": [1.0], "seeds": 1}))
+    once = pd.DataFrame(classification.run("toy", rows, SETTINGS | {"logs": 1, "rates": [1.0], "seeds": 1}))
+    last = often[often["step"] == SETTINGS["steps"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(last, once)
+
+
+def test_adapted_sigmas_are_those_they_are_named_after(rows, curves):
+    table = pd.DataFrame(curves)
+    sigma = table[table["purpose"] == "run"].groupby("arm")["sigma"].agg(["min", "max"])
+    assert sigma.loc["antithetic"].to_numpy() == pytest.approx(evostrats.SIGMA)  # a mean in float32
+    assert sigma.loc["antithetic, pepg", "min"] != sigma.loc["antithetic, pepg", "max"]
+    problem = NetworkProblem(classification.network(SETTINGS, rows), rows.train_x[:20], rows.train_y[:20])
+    theta = problem.layout.flatten(problem.module)
+    safe, shuffled = classification._safe(problem, theta, None), classification._safe(problem, theta, 7)
+    assert not torch.equal(safe, shuffled)
+    torch.testing.assert_close(safe.sort().values, shuffled.sort().values, rtol=0, atol=0)
+
+
+def test_sigma_grows_along_a_falling_and_shrinks_along_a_rising_curvature():
+    """On -x² + y² a wider perturbation along x lowers the smoothed loss, along y it raises it."""
+    z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    sigma = torch.full((2,), 0.5)
+    even = 0.5**2 * (z[:, 1].square() - z[:, 0].square())
+    after = classification._adapted(sigma, z, torch.cat([even, even]))
+    assert after[0] > sigma[0]
+    assert after[1] < sigma[1]
+
+
+def test_an_unknown_sigma_is_named():
+    with pytest.raises(LossAtlasError, match="sigma wild is unknown"):
+        classification.arms(SETTINGS | {"sigmas": ["wild"]})
 
 
 def test_tuning_never_sees_the_test_rows(rows, curves):
@@ -87,6 +136,7 @@ def test_tuning_never_sees_the_test_rows(rows, curves):
 
 
 def test_the_published_network_has_the_published_size():
+    assert published.BETA == evostrats.BETA
     network = evostrats.network()
     assert NetworkProblem(network, torch.zeros(2, 1, 28, 28), torch.zeros(2).long()).dim == published.DIM
     # six channels are in the released arguments, seven the default of the released model

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lossatlas import evolution, theory
+from lossatlas import evolution, smoothing
 from lossatlas.errors import LossAtlasError
 from lossatlas.evolution import evostrats, guided, pepg, safe_mutation
 from lossatlas.evolution.annealing import Annealing, anneal
@@ -139,14 +139,14 @@ def test_the_memory_recursion_of_past_descent():
             return theta @ gradient
 
     previous: list = [None] * repeats
-    expected = theory.subspace_cosine2(k, dim)
+    expected = smoothing.subspace_cosine2(k, dim)
     for step in range(1, 11):
         previous = [
             guided.past_descent(Slope(), torch.zeros(dim, dtype=torch.float64), p, k, 1e-3, normals(k, dim, seed=s))
             for p, s in zip(previous, range(1000 * step, 1000 * step + repeats), strict=True)
         ]
         if step > 1:
-            expected = theory.memory_cosine2(expected, k, dim)
+            expected = smoothing.memory_cosine2(expected, k, dim)
         if step in (1, 2, 5, 10):
             mean, error = mean_and_error(cosines(torch.stack(previous), gradient) ** 2)
             # the recursion is exact for the mean: each step adds (1 - c²) k / (P - 1) in expectation
@@ -254,7 +254,7 @@ def test_the_published_default_cannot_run_25_members():
 
 def test_annealing_leaves_the_basin_that_a_small_sigma_stays_in():
     problem, start = Rastrigin(2), torch.full((8, 2), 2.2)
-    critical = theory.RASTRIGIN_CONVEX_SIGMA
+    critical = smoothing.RASTRIGIN_CONVEX_SIGMA
     ends = {}
     # a small sigma needs the smaller rate, or its steps leap over the barriers
     for name, first, rate in (("small", 0.1 * critical, 0.003), ("annealed", 2 * critical, 0.01)):

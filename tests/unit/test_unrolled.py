@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from lossatlas import theory
+from lossatlas import smoothing
 from lossatlas.errors import LossAtlasError
 from lossatlas.evolution.unrolled import (
     backpropagated,
@@ -173,14 +173,14 @@ def test_influence_balancing_has_its_closed_form():
         problem = InfluenceBalancing(steps, steps)
         theta = torch.tensor([[0.2], [-0.4]], **DOUBLE)
         loss, slope = backpropagated(problem, theta)
-        torch.testing.assert_close(loss, 0.5 * (theory.influence_state(theta[:, 0], steps) - 1) ** 2)
-        expected = (theory.influence_state(theta[:, 0], steps) - 1) * theory.influence_slope(steps)
+        torch.testing.assert_close(loss, 0.5 * (smoothing.influence_state(theta[:, 0], steps) - 1) ** 2)
+        expected = (smoothing.influence_state(theta[:, 0], steps) - 1) * smoothing.influence_slope(steps)
         torch.testing.assert_close(slope[:, 0], expected)
-    assert theory.influence_slope(1) == 1.0  # the wrong sign
-    assert theory.influence_slope(2000) == pytest.approx(-6.0, abs=1e-9)  # 2 (10 - 13)
-    assert theory.influence_optimum() == pytest.approx(-1 / 6)
-    turn = theory.influence_turn()
-    assert theory.influence_slope(turn - 1) > 0 > theory.influence_slope(turn)
+    assert smoothing.influence_slope(1) == 1.0  # the wrong sign
+    assert smoothing.influence_slope(2000) == pytest.approx(-6.0, abs=1e-9)  # 2 (10 - 13)
+    assert smoothing.influence_optimum() == pytest.approx(-1 / 6)
+    turn = smoothing.influence_turn()
+    assert smoothing.influence_slope(turn - 1) > 0 > smoothing.influence_slope(turn)
 
 
 def test_lorenz_at_the_truth_has_no_loss_and_stays_on_the_attractor():
@@ -253,7 +253,7 @@ def test_pes_is_unbiased_on_influence_balancing_and_truncated_es_has_the_wrong_s
     within_four_standard_errors(pes, exact)
     truncated, _ = whole_problem("truncated", problem, theta, 1, 1, noise, SIGMA)
     # what truncation estimates instead: each step's loss with the slope of one step, which is 1
-    biased = sum(float(theory.influence_state(torch.tensor(theta0, **DOUBLE), t)) - 1 for t in range(1, steps + 1))
+    biased = sum(float(smoothing.influence_state(torch.tensor(theta0, **DOUBLE), t)) - 1 for t in range(1, steps + 1))
     within_four_standard_errors(truncated, torch.tensor([biased], **DOUBLE))
     error = truncated.std() / REPEATS**0.5
     assert abs(biased - exact.item()) > 100 * error  # so the two cannot be confused
@@ -318,8 +318,8 @@ def test_truncated_backpropagation_has_the_slope_of_its_window():
     memory = begin("truncated", problem, theta, 1, 3)
     for windows in (1, 2, 3):
         found, memory = windowed_backpropagation(problem, theta, memory, 3)
-        s = theory.influence_state(theta[0, 0], 3 * windows)
-        assert found.gradient.item() == pytest.approx(float((s - 1) * theory.influence_slope(3)), rel=1e-12)
+        s = smoothing.influence_state(theta[0, 0], 3 * windows)
+        assert found.gradient.item() == pytest.approx(float((s - 1) * smoothing.influence_slope(3)), rel=1e-12)
 
 
 def test_a_pair_of_signs_swapped_is_the_same_pair():

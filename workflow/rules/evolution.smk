@@ -4,6 +4,7 @@ FIGURES += [
     "evolution_toys",
     "evolution_curves",
     "evolution_cosines",
+    "evolution_landscapes",
 ]
 EVOLUTION = config["evolution"]
 EVOLUTION_SETS = {entry["data"]: entry for entry in EVOLUTION["curves"]["sets"]}
@@ -11,6 +12,7 @@ EVOLUTION_LAWS_CODE = code("lossatlas.studies.evolution.laws")
 EVOLUTION_TOYS_CODE = code("lossatlas.studies.evolution.toys")
 EVOLUTION_CURVES_CODE = code("lossatlas.studies.evolution.classification")
 EVOLUTION_COSINES_CODE = code("lossatlas.studies.evolution.cosines")
+EVOLUTION_LANDSCAPES_CODE = code("lossatlas.studies.evolution.shared_landscapes")
 EVOLUTION_LAWS = ("sampling", "expectation", "memory", "guide")
 EVOLUTION_TOYS = ("guided", "quadratic", "rastrigin")
 # Tables that the claims are measured from: {name: (path, hash of the code that makes it)}.
@@ -31,6 +33,10 @@ EVOLUTION_TABLES = {
         for name in EVOLUTION_SETS
     },
     "cosines": (f"results/{tier}/evolution/cosines.csv", EVOLUTION_COSINES_CODE),
+    "landscapes": (
+        f"results/{tier}/evolution/landscapes.csv",
+        EVOLUTION_LANDSCAPES_CODE,
+    ),
 }
 
 
@@ -95,6 +101,21 @@ rule evolution_cosines:
         "cosines of the published network"
     script:
         "../scripts/evolution_cosines.py"
+
+
+rule evolution_landscapes:
+    output:
+        f"results/{tier}/evolution/landscapes.csv",
+    log:
+        f"logs/{tier}/evolution_landscapes.log",
+    threads: 1
+    params:
+        settings=EVOLUTION["landscapes"],
+        code=EVOLUTION_LANDSCAPES_CODE,
+    message:
+        "smoothing, teleports and composites on the same landscapes"
+    script:
+        "../scripts/evolution_landscapes.py"
 
 
 rule figure_evolution_sampling:
@@ -189,3 +210,25 @@ rule figure_evolution_cosines:
         "draw evolution_cosines"
     script:
         "../scripts/figure_evolution.py"
+
+
+rule figure_evolution_landscapes:
+    """Figure: smoothing, teleports and composites on the same Perlin landscapes at equal evaluations."""
+    input:
+        f"results/{tier}/evolution/landscapes.csv",
+    output:
+        report(
+            f"results/{tier}/figures/evolution_landscapes.png",
+            caption="../report/evolution_landscapes.rst",
+            category="evolution",
+        ),
+        f"results/{tier}/figures/evolution_landscapes.svg",
+    log:
+        f"logs/{tier}/figure_evolution_landscapes.log",
+    threads: 1
+    params:
+        code=code("lossatlas.figures.evolution_landscapes", "lossatlas.tables"),
+    message:
+        "draw evolution_landscapes"
+    script:
+        "../scripts/figure_evolution_landscapes.py"

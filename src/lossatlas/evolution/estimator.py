@@ -155,7 +155,7 @@ def estimate(z: Tensor, values: Tensor, sigma: float | Tensor, mirrored: bool, s
     """Gradients (..., P) from directions z (..., m, P) and values (..., n).
 
     Unshaped: an unbiased estimate of the gradient of F_sigma. With ranks: mean of rank times z, a direction whose
-    length is that of `theory.rank_direction_norm` whatever the gradient's; no power of sigma is in it.
+    length is that of `smoothing.rank_direction_norm` whatever the gradient's; no power of sigma is in it.
     """
     direction = (coefficients(values, mirrored, shaping == "ranks")[..., None, :] @ z).squeeze(-2)
     return direction if shaping == "ranks" else direction / sigma
@@ -218,10 +218,9 @@ def generation(
     """
     _check(theta, sigma, n, sampling, shaping)
     m = directions(n, "iid" if sampling == "auto" else sampling)
-    if table is None:
-        noise = _kept(normal(key, theta.shape[-1], theta.dtype, theta.device), theta, m)
-    else:
-        noise = from_table(table, key, theta.shape[-1])
+    dim = theta.shape[-1]
+    fresh = normal(key, dim, theta.dtype, theta.device) if table is None else from_table(table, key, dim)
+    noise = _kept(fresh, theta, m)
     if sampling == "auto":
         return _chosen(problem, theta, sigma, n, noise, shaping, chunk)
     if sampling == "orthogonal":
@@ -334,7 +333,7 @@ def _check(theta: Tensor, sigma: float | Tensor, n: int, sampling: str, shaping:
 def curvature_noise(losses: Tensor) -> Tensor:
     """kappa (...): variance of the even part of a mirrored population's losses (..., n) over that of the odd part.
 
-    On a quadratic its expectation is about sigma² |H|_F² / 2|g|² (`theory.curvature_noise`): it needs no derivative.
+    On a quadratic its expectation is about sigma² |H|_F² / 2|g|² (`smoothing.curvature_noise`): it needs no derivative.
     """
     plus, minus = losses.chunk(2, dim=-1)
     return ((plus + minus) / 2).var(-1) / ((plus - minus) / 2).square().mean(-1)

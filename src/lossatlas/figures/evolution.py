@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lossatlas import theory
+from lossatlas import smoothing
 from lossatlas.figures import style
 from lossatlas.figures.style import save
 from lossatlas.studies.evolution import published
@@ -57,8 +57,8 @@ def _cosine_against_sigma(axes: Axes, rows: pd.DataFrame) -> None:
             label=label,
         )
         if arm in ("iid", "antithetic"):
-            counts = [theory.es_effective_count(n, s**2, arm == "antithetic") for s in sigma]
-            axes.plot(sigma, [theory.es_cosine(count, dim) for count in counts], color=colour, linewidth=0.9)
+            counts = [smoothing.es_effective_count(n, s**2, arm == "antithetic") for s in sigma]
+            axes.plot(sigma, [smoothing.es_cosine(count, dim) for count in counts], color=colour, linewidth=0.9)
     axes.axvline(1, **style.THRESHOLD)
     axes.set(xscale="log", xlabel="σ / σ*", ylabel="cosine with the gradient", ylim=(-0.05, None))
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.03, 0.1), handletextpad=0.0, fontsize=6.5)
@@ -68,7 +68,7 @@ def _cosine_against_sigma(axes: Axes, rows: pd.DataFrame) -> None:
 def _dim(rows: pd.DataFrame) -> int:
     """P, from the law of iid sampling in the table itself."""
     row = rows[rows["arm"] == "iid"].iloc[0]
-    count = theory.es_effective_count(int(row["population"]), row["curvature_noise"])
+    count = smoothing.es_effective_count(int(row["population"]), row["curvature_noise"])
     return round(count / row["law"] ** 2 - count - 1)
 
 
@@ -103,7 +103,7 @@ def _memory(axes: Axes, rows: pd.DataFrame) -> None:
         )
         last = cells.iloc[-1]
         style.tag(
-            axes, arm, (last["step"], last["cosine2"] * (0.72 if arm == "past descent" else 2)), colour, ha="right"
+            axes, arm, (last["step"], last["cosine2"] * (0.6 if arm == "past descent" else 2)), colour, ha="right"
         )
     axes.set(xlabel="step", ylabel="cos²", ylim=(0, None))
     axes.set_title("c  memory of past descent")
@@ -176,19 +176,20 @@ def _rastrigin(axes: Axes, rows: pd.DataFrame) -> None:
         axes.fill_between(
             cells.index / 1000, low.clip(lower=FLOOR), high.clip(lower=FLOOR), color=colour, alpha=0.2, linewidth=0
         )
-    axes.set(
-        xlabel="losses evaluated  (thousands)", ylabel="loss, mean over starts", yscale="log", ylim=(FLOOR / 2, None)
-    )
-    axes.legend(frameon=False, loc="lower left", fontsize=6, handlelength=1.2)
+    axes.set(xlabel="losses evaluated  (thousands)", ylabel="loss, mean over starts", yscale="log")
+    axes.set_ylim(FLOOR / 2, 1000 * axes.get_ylim()[1])  # room for the legend above the lines
+    axes.set_yticks([10.0**power for power in range(-3, 4)])
+    axes.minorticks_off()
+    axes.legend(frameon=False, loc="upper right", ncols=2, handlelength=1.2)
     axes.set_title("c  Rastrigin, tuned rates")
 
 
 def _smoothed(axes: Axes) -> None:
     x = np.linspace(-3, 3, 601)
-    critical = theory.RASTRIGIN_CONVEX_SIGMA
+    critical = smoothing.RASTRIGIN_CONVEX_SIGMA
     shares = (0.0, 0.5, 0.75, 1.0)
     for share, shade in zip(shares, (0.75, 0.55, 0.3, 0.0), strict=True):
-        axes.plot(x, theory.rastrigin_smoothed(x, share * critical), color=str(shade), label=f"σ = {share:g} σ$_c$")
+        axes.plot(x, smoothing.rastrigin_smoothed(x, share * critical), color=str(shade), label=f"σ = {share:g} σ$_c$")
     axes.set(xlabel="x", ylabel="smoothed loss")
     axes.legend(frameon=False, loc="upper center", ncols=2)
     axes.set_ylim(0, 40)
@@ -211,8 +212,9 @@ def curves(tables: Tables) -> Figure:
             row[1].set(xscale="log", ylabel="")
             row[0].set_title(f"{runs['data'].iloc[0]}, equal steps")
             row[1].set_title("equal forward passes")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
+        parts = [axis.get_legend_handles_labels() for axis in axes[:, 0]]
+        named = {label: handle for part in parts for handle, label in zip(*part, strict=True)}
+        figure.legend(named.values(), named.keys(), frameon=False, loc="outside lower center", ncols=5)
         return figure
 
 
@@ -228,8 +230,17 @@ def _arms(runs: pd.DataFrame) -> list[tuple[str, int, str, str, str]]:
     return found
 
 
+ADAPTED = {  # arms of some data sets only: label, colour, line
+    "antithetic, pepg": ("adapted σ", style.ORANGE, "-."),
+    "antithetic, safe": ("safe mutation", style.PINK, "-."),
+    "antithetic, shuffled": ("safe, shuffled", style.PINK, ":"),
+}
+
+
 def _accuracy(axes: Axes, runs: pd.DataFrame, x: str, label: str) -> None:
-    for arm, population, name, colour, line in _arms(runs):
+    middle = runs.loc[runs["arm"] == "antithetic", "population"].max()
+    adapted = [(arm, middle, *look) for arm, look in ADAPTED.items() if arm in set(runs["arm"])]
+    for arm, population, name, colour, line in _arms(runs) + adapted:
         mine = runs[(runs["arm"] == arm) & (runs["population"] == population)]
         cells = mine.groupby(x)["test_accuracy"].agg(["mean", "sem"]) * 100
         axes.plot(cells.index, cells["mean"], color=colour, linestyle=line, label=name)
@@ -273,8 +284,8 @@ def _by_population(axes: Axes, rows: pd.DataFrame) -> None:
     kappa = rows["curvature_noise"].median()
     for option, (label, colour, marker) in OPTIONS.items():
         mirrored = option.startswith("antithetic")
-        counts = [theory.es_effective_count(m, kappa, mirrored, ranks=True) for m in n]
-        axes.plot(n, [theory.es_cosine(c, published.DIM) for c in counts], color=colour, linewidth=0.9)
+        counts = [smoothing.es_effective_count(m, kappa, mirrored, ranks=True) for m in n]
+        axes.plot(n, [smoothing.es_cosine(c, published.DIM) for c in counts], color=colour, linewidth=0.9)
         mine = rows[rows["option"] == option]
         cells = mine.groupby("population")["cosine"].agg(["mean", "std"])
         axes.errorbar(

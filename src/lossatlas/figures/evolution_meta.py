@@ -79,6 +79,8 @@ def draw_surface(curves: Mapping[str, np.ndarray], explosion: pd.DataFrame) -> F
         right = figure.add_subplot(axes[4, 0].get_gridspec()[4, half:])
         _explosion(left, explosion, "exact_sd", "exact derivative", "a  spread of the exact derivative")
         _explosion(right, explosion, "smooth_sd", "estimate, 8 pairs", "b  spread of smoothed estimates")
+        handles, labels = right.get_legend_handles_labels()
+        right.legend(handles[::-1], labels[::-1], frameon=False, loc="upper left")  # as high as the lines of a
         spread = explosion[["exact_sd", "smooth_sd"]].to_numpy()
         for axis in (left, right):  # one scale, since the comparison is the point
             axis.set_ylim(spread[spread > 0].min() / 3, spread.max() * 30)
@@ -108,12 +110,9 @@ def _explosion(axes: Axes, explosion: pd.DataFrame, column: str, label: str, tit
     colours = (style.BLUE, style.SKY, style.ORANGE, style.RED)
     for (rate, cell), colour in zip(explosion.groupby("lr"), colours, strict=False):
         line = cell.groupby("unroll")[column].median()
-        axes.plot(line.index, line, color=colour, marker="o", markersize=3)
+        axes.plot(line.index, line, color=colour, marker="o", markersize=3, label=f"learning rate {rate:g}")
         axes.scatter(cell["unroll"], cell[column], s=5, color=colour, alpha=0.5, linewidth=0)
-        if column == "exact_sd":  # in the other panel the labels would lie on each other
-            style.tag(axes, f" lr {rate:g}", (line.index[-1], line.iloc[-1]), colour, va="center")
     axes.set(xscale="log", yscale="log", xlabel="inner steps", ylabel=f"standard deviation,\n{label}", title=title)
-    axes.set_xlim(None, explosion["unroll"].max() * 1.6)
     ticks = sorted(explosion["unroll"].unique())
     axes.set_xticks(ticks, [str(t) for t in ticks], minor=False)
     axes.minorticks_off()

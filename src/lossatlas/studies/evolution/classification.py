@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossatlas import data, ensemble, evolution, theory
-from lossatlas.evolution import evostrats
+from lossatlas import data, ensemble, evolution, smoothing
+from lossatlas.errors import LossAtlasError
+from lossatlas.evolution import evostrats, pepg, safe_mutation
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.seeds import seed
@@ -25,28 +26,42 @@ FALL, STAGES = 0.75, 12  # as published: times 3/4 every 1000 of 12 000 steps
 BACKWARD = 2  # forward passes that a backward pass counts as
 TABLE_NUMBERS = 2**22  # normals in the table that directions are slices of
 PROBES = 8  # Hessian-vector products behind a crossover sigma
+SIGMAS = ("fixed", "pepg", "safe", "shuffled")
+PEPG_RATE = 20.0  # of sigma; one reading of the "20" in the published ablations, whose code does not say
 
 
 @dataclass(frozen=True)
 class Arm:
-    """sampling: as in `evolution`, or `backprop`."""
+    """sampling: as in `evolution`, or `backprop`.
+
+    sigma: `fixed`; `pepg`, adapted after each step; `safe`, smaller where the outputs react more; or `shuffled`, the
+    safe ones at random coordinates, the placebo of the former.
+    """
 
     sampling: str
     population: int = 0
     schedule: bool = True
+    sigma: str = "fixed"
 
     @property
     def name(self) -> str:
-        return self.sampling if self.schedule else f"{self.sampling} without schedule"
+        name = self.sampling if self.sigma == "fixed" else f"{self.sampling}, {self.sigma}"
+        return name if self.schedule else f"{name} without schedule"
 
-    @property
-    def passes(self) -> int:
-        """Forward passes of a step."""
+    def passes(self, classes: int) -> int:
+        """Forward passes of a step; a safe sigma needs the derivative of each output."""
+        if self.sigma in ("safe", "shuffled"):
+            return self.population + 1 + BACKWARD * classes
         return self.population or 1 + BACKWARD
 
 
 def arms(settings: Mapping[str, Any]) -> list[Arm]:
-    """All arms: the iid populations, what evostrats would do with pairs, and its ablations at one population."""
+    """All arms: the iid populations, what evostrats would do with pairs, and its ablations at one population.
+
+    Raises `LossAtlasError` for a sigma that is no adapted one.
+    """
+    if unknown := set(settings["sigmas"]) - set(SIGMAS[1:]):
+        raise LossAtlasError(f"sigma {', '.join(sorted(unknown))} is unknown; use some of {', '.join(SIGMAS[1:])}")
     middle = settings["ablation_population"]
     return [
         Arm("backprop"),
@@ -54,6 +69,7 @@ def arms(settings: Mapping[str, Any]) -> list[Arm]:
         *(Arm("antithetic", n) for n in settings["antithetic_populations"]),
         Arm("antithetic", middle, schedule=False),
         Arm("auto", middle),
+        *(Arm("antithetic", middle, sigma=sigma) for sigma in settings["sigmas"]),
     ]
 
 
@@ -126,12 +142,20 @@ def _train(
     theta = initial(lambda: network(settings, rows), [seed("evolution", name, "initial", s)])[0]
     table = noise_table()
     chunk = ensemble.chunk_size(problem.on(torch.arange(settings["batch_size"])), theta[None])
+    sigma: float | Tensor = evostrats.SIGMA if arm.sigma == "fixed" else torch.full_like(theta, evostrats.SIGMA)
     batches = _minibatches(problem, settings["batch_size"], seed("evolution", name, "order", s))
     for step in range(steps):
         batch = next(batches)
         now = rate * FALL ** (step * STAGES // steps) if arm.schedule else rate
         key = seed("evolution", name, "noise", s, step)
-        theta = theta - now * _direction(batch, theta, arm, key, table, chunk)
+        if arm.sigma in ("safe", "shuffled"):
+            shuffling = seed("evolution", name, "shuffle", s) if arm.sigma == "shuffled" else None
+            sigma = _safe(batch, theta, shuffling)
+        direction, losses = _direction(batch, theta, sigma, arm, key, table, chunk)
+        theta = theta - now * direction
+        if arm.sigma == "pepg":
+            z = evolution.from_table(table, key, len(theta))(0, arm.population // 2)
+            sigma = _adapted(sigma, z, losses)
         if (step + 1) % (steps // logs) == 0:
             yield {
                 "data": name,
@@ -142,10 +166,11 @@ def _train(
                 "seed": s if isinstance(s, int) else -1,
                 "parameters": problem.dim,
                 "step": step + 1,
-                "forward_passes": arm.passes * (step + 1),
+                "forward_passes": arm.passes(rows.classes) * (step + 1),
                 "test_accuracy": 1 - float(test.example_errors(test.logits(theta[None]).detach()).mean()),
                 "finite": bool(theta.isfinite().all()),
-                **_diagnosis(batch, theta, arm, seed("evolution", name, "diagnosis", s, step), table, chunk),
+                "sigma": float(torch.as_tensor(sigma).mean()),
+                **_diagnosis(batch, theta, sigma, arm, seed("evolution", name, "diagnosis", s, step), table, chunk),
             }
 
 
@@ -162,31 +187,53 @@ def _minibatches(problem: NetworkProblem, size: int, order: int) -> Iterator[Net
         epoch += 1
 
 
-def _direction(batch: NetworkProblem, theta: Tensor, arm: Arm, key: int, table: Tensor, chunk: int) -> Tensor:
-    """What the rate multiplies: the gradient, or evostrats' direction turned downhill."""
+def _direction(
+    batch: NetworkProblem, theta: Tensor, sigma: float | Tensor, arm: Arm, key: int, table: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """What the rate multiplies, and the losses (n,): the gradient, or evostrats' direction turned downhill."""
     if arm.sampling == "backprop":
-        return ensemble.gradient(batch, theta[None])[1][0]
+        loss, gradient = ensemble.gradient(batch, theta[None])
+        return gradient[0], loss
     found = evolution.generation(
-        batch, theta, evostrats.SIGMA, arm.population, key, arm.sampling, "ranks", table=table, chunk=chunk
+        batch, theta, sigma, arm.population, key, arm.sampling, "ranks", table=table, chunk=chunk
     )
-    return evostrats.BETA * evostrats.SIGMA * found.gradient
+    return evostrats.BETA * sigma * found.gradient, found.losses
 
 
-def _diagnosis(batch: NetworkProblem, theta: Tensor, arm: Arm, key: int, table: Tensor, chunk: int) -> dict[str, Any]:
-    """Cosine and length of a fresh estimate against the gradient of the same batch, and what the law expects."""
+def _adapted(sigma: Tensor, z: Tensor, losses: Tensor) -> Tensor:
+    """sigma after a step of PEPG, scaled as in evostrats: by the losses' deviation, the population and sigma."""
+    gradient = pepg.sigma_gradient(z, losses / losses.std(), sigma)
+    return pepg.adapted(sigma, sigma.square() * gradient, PEPG_RATE / len(losses))
+
+
+def _safe(batch: NetworkProblem, theta: Tensor, shuffling: int | None) -> Tensor:
+    """The sigmas of safe mutation (P,); for a placebo in an order that one number fixes for the whole training."""
+    sigma = safe_mutation.safe_sigma(evostrats.SIGMA, safe_mutation.sensitivity(batch, theta))
+    if shuffling is None:
+        return sigma
+    return sigma[torch.randperm(len(sigma), generator=torch.Generator().manual_seed(shuffling))]
+
+
+def _diagnosis(
+    batch: NetworkProblem, theta: Tensor, sigma: float | Tensor, arm: Arm, key: int, table: Tensor, chunk: int
+) -> dict[str, Any]:
+    """Cosine and length of a fresh estimate against the gradient of the same batch, and what the law expects.
+
+    The law is about one sigma for all parameters.
+    """
     loss, gradient = (found[0] for found in ensemble.gradient(batch, theta[None]))
     row = {"loss": float(loss), "cosine": 1.0, "norm_ratio": 1.0, "crossover_sigma": math.nan, "law": 1.0}
     if arm.sampling == "backprop":
         return row
-    estimate = _direction(batch, theta, arm, key, table, chunk)
+    estimate, _ = _direction(batch, theta, sigma, arm, key, table, chunk)
     generator = torch.Generator().manual_seed(key % 2**32)
     critical = float(evolution.crossover_sigma(batch, theta, generator, PROBES))
     kappa = (evostrats.SIGMA / critical) ** 2
     mirrored = arm.sampling == "antithetic" or (arm.sampling == "auto" and kappa >= 1)
-    count = theory.es_effective_count(arm.population, kappa, mirrored, ranks=True)
+    count = smoothing.es_effective_count(arm.population, kappa, mirrored, ranks=True)
     return row | {
         "cosine": float(cosine(estimate, gradient)),
         "norm_ratio": float(estimate.norm() / gradient.norm()),
         "crossover_sigma": critical,
-        "law": theory.es_cosine(count, len(theta)),
+        "law": smoothing.es_cosine(count, len(theta)) if arm.sigma == "fixed" else math.nan,
     }

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossatlas import data, ensemble, evolution, theory
+from lossatlas import data, ensemble, evolution, smoothing
 from lossatlas.evolution import evostrats
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.progress import progress
@@ -76,11 +76,11 @@ def _checkpoint(part: NetworkProblem, theta: Tensor, step: int, s: int, populati
                 directions, evolution.shape(losses, shaping), evostrats.SIGMA, mirrored, shaping
             )
             scale = evostrats.BETA * evostrats.SIGMA if shaping == "ranks" else 1.0
-            count = theory.es_effective_count(n, kappa, mirrored, shaping == "ranks")
+            count = smoothing.es_effective_count(n, kappa, mirrored, shaping == "ranks")
             rows.append(
                 {"option": option, "population": n, "seed": s, "step": step, "parts": parts, "loss": float(loss)}
                 | {"cosine": float(cosine(estimates, gradient).mean())}
                 | {"norm_ratio": scale * float(estimates.norm(dim=-1).mean() / gradient.norm())}
-                | {"law": theory.es_cosine(count, len(theta)), "crossover_sigma": critical, "curvature_noise": kappa}
+                | {"law": smoothing.es_cosine(count, len(theta)), "crossover_sigma": critical, "curvature_noise": kappa}
             )
     return rows

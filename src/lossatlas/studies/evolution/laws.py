@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas import evolution, statistics, theory
+from lossatlas import evolution, smoothing, statistics
 from lossatlas.evolution import evostrats, guided
 from lossatlas.problems.analytic import Quadratic
 from lossatlas.progress import progress
@@ -39,10 +39,10 @@ def sampling_table(settings: Mapping[str, Any]) -> dict[str, list]:
     """Rows (arm, sigma / crossover): mean cosine with its 95 % interval, the law, length, bias and variance."""
     problem, gradient = quadratic(settings["dim"])
     theta, n = torch.zeros_like(gradient), settings["population"]
-    critical = theory.crossover_sigma(float(gradient.norm()), float(problem.hessian.norm()))
+    critical = smoothing.crossover_sigma(float(gradient.norm()), float(problem.hessian.norm()))
     rows = []
     for ratio in progress(settings["sigma_ratios"], "sampling laws"):
-        kappa = theory.curvature_noise(ratio * critical, float(gradient.norm()), float(problem.hessian.norm()))
+        kappa = smoothing.curvature_noise(ratio * critical, float(gradient.norm()), float(problem.hessian.norm()))
         for arm in ARMS:
             drawn = _estimates(arm, problem, theta, ratio * critical, n, settings["repeats"])
             found = cosine(drawn, gradient).numpy()
@@ -75,11 +75,11 @@ def _law(arm: str, n: int, dim: int, kappa: float) -> float:
     if arm == "random":
         return 0.0
     if arm == "orthogonal":
-        return math.sqrt(theory.subspace_cosine2(n // 2, dim))
+        return math.sqrt(smoothing.subspace_cosine2(n // 2, dim))
     if arm == "auto":
         return max(_law("iid", n, dim, kappa), _law("antithetic", n, dim, kappa))
-    count = theory.es_effective_count(n, kappa, arm.startswith("antithetic"), arm.endswith("ranks"))
-    return theory.es_cosine(count, dim)
+    count = smoothing.es_effective_count(n, kappa, arm.startswith("antithetic"), arm.endswith("ranks"))
+    return smoothing.es_cosine(count, dim)
 
 
 def expectation_table(settings: Mapping[str, Any]) -> dict[str, list]:
@@ -90,7 +90,7 @@ def expectation_table(settings: Mapping[str, Any]) -> dict[str, list]:
     """
     problem, gradient = quadratic(settings["dim"])
     n, theta = settings["population"], torch.zeros_like(gradient)
-    sigma = theory.crossover_sigma(float(gradient.norm()), float(problem.hessian.norm()))
+    sigma = smoothing.crossover_sigma(float(gradient.norm()), float(problem.hessian.norm()))
     rows = []
     for mirrored in (False, True):
         sampling = "antithetic" if mirrored else "iid"
@@ -139,16 +139,16 @@ def memory_table(settings: Mapping[str, Any]) -> dict[str, list]:
     dim, k, repeats = settings["memory_dim"], settings["memory_directions"], settings["memory_repeats"]
     generator = torch.Generator().manual_seed(seed("evolution", "laws", "memory"))
     gradient = torch.randn(repeats, dim, generator=generator, dtype=torch.float64)
-    previous, law, rows = None, theory.subspace_cosine2(k, dim), []
+    previous, law, rows = None, smoothing.subspace_cosine2(k, dim), []
     for step in range(1, settings["memory_steps"] + 1):
         z = torch.randn(repeats, k + 1, dim, generator=generator, dtype=torch.float64)
         forgetful = _projected(gradient, guided.basis_of(z))
         spanned = z[:, :k] if previous is None else torch.cat([previous[:, None], z[:, :k]], dim=1)
         previous = _projected(gradient, guided.basis_of(spanned))
-        law = law if step == 1 else theory.memory_cosine2(law, k, dim)
+        law = law if step == 1 else smoothing.memory_cosine2(law, k, dim)
         for arm, found, expected in (
             ("past descent", previous, law),
-            ("no memory", forgetful, theory.subspace_cosine2(k + 1, dim)),
+            ("no memory", forgetful, smoothing.subspace_cosine2(k + 1, dim)),
         ):
             interval = statistics.t_interval((cosine(found, gradient) ** 2).numpy())
             rows.append(

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from lossatlas import statistics, theory
-from lossatlas.evolution import evostrats
+from lossatlas import smoothing, statistics
 from lossatlas.statistics import Interval
-from lossatlas.studies.evolution import meta_measurements, published
+from lossatlas.studies.evolution import landscape_measurements, meta_measurements, published
 
 Tables = Mapping[str, pd.DataFrame]
 Measure = Callable[[Tables], Interval | None]
@@ -22,7 +21,8 @@ ABLATION = 100  # population of the published ablations
 
 def measure(tables: Tables) -> dict[str, Interval]:
     """{claim id: measured interval}; claims whose table or runs are absent from this tier are left out."""
-    found = {identity: function(tables) for identity, function in (OWN | meta_measurements.MEASURES).items()}
+    measures = OWN | landscape_measurements.MEASURES | meta_measurements.MEASURES
+    found = {identity: function(tables) for identity, function in measures.items()}
     return {identity: interval for identity, interval in found.items() if interval is not None and interval.n}
 
 
@@ -261,7 +261,7 @@ def _first_97(population: int) -> Measure:
 
 def effective_counts() -> np.ndarray:
     """m_eff / n of the five published cosines, by the inverse of the cosine law."""
-    counts = [theory.es_evaluations(c, published.DIM) for c in published.COSINES]
+    counts = [smoothing.es_evaluations(c, published.DIM) for c in published.COSINES]
     return np.array(counts) / np.array(published.POPULATIONS)
 
 
@@ -280,7 +280,7 @@ def _published_against_law(mirrored: bool, ranks: bool) -> Measure:
 
     def ratio(_: Tables) -> Interval:
         laws = [
-            theory.es_cosine(theory.es_effective_count(n, 0.0, mirrored, ranks), published.DIM)
+            smoothing.es_cosine(smoothing.es_effective_count(n, 0.0, mirrored, ranks), published.DIM)
             for n in published.POPULATIONS
         ]
         least = min(c / law for c, law in zip(published.COSINES, laws, strict=True))
@@ -292,7 +292,7 @@ def _published_against_law(mirrored: bool, ranks: bool) -> Measure:
 
 def published_raw_length(_: Tables) -> Interval:
     """Least published length ratio over that of raw iid estimates as coded, sqrt(E|est|²) / |g| at kappa = 0."""
-    scale = evostrats.BETA / published.DIM
+    scale = published.BETA / published.DIM
     laws = [scale * math.sqrt(1 + (published.DIM + 1) / n) for n in published.POPULATIONS]
     least = min(ratio / law for ratio, law in zip(published.NORM_RATIOS, laws, strict=True))
     error = published.COSINE_ERROR * least
@@ -356,6 +356,9 @@ OWN: dict[str, Measure] = {
     "evolution.noanti": _paired("iid", "antithetic"),
     "evolution.noschedule": _paired("antithetic without schedule", "antithetic"),
     "evolution.auto_training": _paired("auto", "antithetic"),
+    "evolution.pepg_training": _paired("antithetic, pepg", "antithetic"),
+    "evolution.safe_training": _paired("antithetic, safe", "antithetic"),
+    "evolution.safe_placebo": _paired("antithetic, safe", "antithetic, shuffled"),
     "evolution.cos_law": curve_law,
     "evolution.published_share": published_share,
     "evolution.published_kappa": published_kappa,

@@ -12,9 +12,9 @@ import pandas as pd
 
 from lossatlas import statistics
 from lossatlas.seeds import seed
+from lossatlas.smoothing import influence_optimum
 from lossatlas.statistics import Interval
 from lossatlas.studies.evolution import meta_published as published
-from lossatlas.theory import influence_optimum
 
 Tables = Mapping[str, pd.DataFrame]
 Measure = Callable[[Tables], Interval | None]

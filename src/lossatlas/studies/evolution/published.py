@@ -3,6 +3,7 @@
 Accuracies are good to about 0.03 points, cosines and norm ratios to 2 %.
 """
 
+BETA = 50.0  # by which its estimates are multiplied
 DIM = 4012  # parameters of its network with six channels
 COSINE_ERROR = 0.02  # relative, of digitising
 POPULATIONS = (25, 50, 100, 200, 400)

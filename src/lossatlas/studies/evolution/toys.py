@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas import evolution, theory
+from lossatlas import evolution, smoothing
 from lossatlas.evolution import evostrats, guided
 from lossatlas.evolution.annealing import Annealing, anneal
 from lossatlas.problems.analytic import Quadratic, Rastrigin
@@ -147,7 +147,7 @@ def rastrigin_table(settings: Mapping[str, Any]) -> dict[str, list]:
     """
     dim, starts, steps = settings["rastrigin_dim"], settings["rastrigin_starts"], settings["rastrigin_steps"]
     rows: list[dict[str, Any]] = []
-    critical = theory.RASTRIGIN_CONVEX_SIGMA
+    critical = smoothing.RASTRIGIN_CONVEX_SIGMA
     schedules = {
         "small sigma": (0.1 * critical, 0.1 * critical),
         "large sigma": (1.2 * critical, 1.2 * critical),
