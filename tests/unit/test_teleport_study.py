@@ -18,6 +18,7 @@ from lossatlas.figures import teleport as figures
 from lossatlas.problems import Quadratic
 from lossatlas.studies.teleport import baubels, classifiers, functions, measurements, plan, published, regression
 from lossatlas.studies.teleport.descent import Descent, members
+from lossatlas.studies.teleport.measurements import control, leap, pairs, schedules
 from lossatlas.teleport import Ascent, Corner, teleport
 from lossatlas.teleport.general_linear import GeneralLinear
 from lossatlas.teleport.groups import PositiveScaling
@@ -209,14 +210,14 @@ def test_the_best_rate_is_that_of_the_least_mean_and_a_diverged_run_is_worst():
             for s, x in enumerate(xs)
         ]
     )
-    best = measurements.at_best_rate(runs, "rate", measurements.final_log)
+    best = pairs.at_best_rate(runs, "rate", pairs.final_log)
     assert best.tolist() == pytest.approx([math.log(0.5)] * 2)
 
 
 def test_differences_are_paired_by_seed_and_bounded_where_one_diverged():
     a = pd.Series([0.0, math.inf, -math.inf, math.inf], index=[3, 1, 2, 0])
     b = pd.Series([0.5, 0.0, 0.0, math.inf], index=[3, 1, 2, 0])
-    assert sorted(measurements.difference(a, b)) == [-measurements.WORST, -0.5, 0.0, measurements.WORST]
+    assert sorted(pairs.difference(a, b)) == [-pairs.WORST, -0.5, 0.0, pairs.WORST]
 
 
 def test_pages_test_sees_a_trend_and_not_its_reverse():
@@ -228,14 +229,14 @@ def test_pages_test_sees_a_trend_and_not_its_reverse():
     ]
     results = measurements.Results({"schedules": pd.DataFrame(rows)}, {})
     order = (("1",), ("2",), ("4",), ("16",), ("0",))
-    assert measurements.page("projected", order)(results).value < 1e-3
-    assert measurements.page("projected", order[::-1])(results).value > 0.99
+    assert schedules.page("projected", order)(results).value < 1e-3
+    assert schedules.page("projected", order[::-1])(results).value > 0.99
 
 
 def test_a_slope_on_the_orbit_is_that_of_a_power():
     gain = np.exp(np.array([[0.1, 0.5, 1.0], [0.2, 0.4, 0.9]]))
     arrays = {"control": {"orbit/gl-ascent/gain": gain, "orbit/gl-ascent/sharpness": gain**1.7}}
-    assert measurements.sharpness_slope("gl-ascent")(measurements.Results({}, arrays)).value == pytest.approx(1.7)
+    assert control.sharpness_slope("gl-ascent")(measurements.Results({}, arrays)).value == pytest.approx(1.7)
 
 
 def test_leaps_are_taken_where_the_untouched_accuracy_is_nearest_to_the_published():
@@ -246,7 +247,7 @@ def test_leaps_are_taken_where_the_untouched_accuracy_is_nearest_to_the_publishe
         for s in range(3)
     ]
     results = measurements.Results({"baubels": pd.DataFrame(rows)}, {})
-    assert measurements.leap("published")(results).value == pytest.approx(0.3)
+    assert leap.leap("published")(results).value == pytest.approx(0.3)
 
 
 def test_every_measure_is_in_the_ledger():
