@@ -16,7 +16,7 @@ from lossatlas.config import load_schema, validate
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import teleport as figures
 from lossatlas.problems import Quadratic
-from lossatlas.studies.teleport import baubels, classifiers, functions, measurements, plan, published, regression
+from lossatlas.studies.teleport import bands, baubels, classifiers, functions, measurements, plan, published, regression
 from lossatlas.studies.teleport.descent import Descent, members
 from lossatlas.studies.teleport.measurements import control, leap, pairs, schedules
 from lossatlas.teleport import Ascent, Corner, teleport
@@ -199,6 +199,38 @@ def test_off_its_batch_the_identity_is_one_for_the_least_norm_only():
     assert (still["projection"].abs() > 1e-3).all()
 
 
+BANDS = {"seeds": 2, "hidden": [6, 5], "rows": 40, "rates": [0.1, 0.3], "steps": 40, "at": 3, "band_share": 0.01}
+
+
+def test_without_a_teleport_there_is_nothing_to_undo_and_no_barrier():
+    rows, arrays = bands.measure(BANDS | {"radius": 0.0}, toy_data())
+    found = pd.DataFrame(rows).set_index("pair")
+    for pair in ("teleported", "undone", "image", "shift"):
+        assert (found.loc[pair, ["distance", "segment", "band"]] == 0).all(axis=None)
+    assert (found.loc["seed", "distance"] > 1).all()
+    assert (arrays["orbit"] == 0).all()
+
+
+def test_barriers_are_those_of_a_fine_grid_and_the_orbit_has_none():
+    settings = BANDS | {"radius": 3.0}
+    rows, arrays = bands.measure(settings, toy_data())
+    found = pd.DataFrame(rows)
+    assert (arrays["orbit"] < 1e-12).all()
+    # cycle 0 of a band is the segment, whose top both see to 1e-3 on these losses of about 1
+    assert (found["band"] <= found["segment"] + 1e-3).all()
+    problem, _ = classifiers.problems(toy_data(), settings["hidden"], settings["rows"])
+    ends, element = bands.solutions(problem, PositiveScaling(problem), settings, [0, 1])
+    image = PositiveScaling(problem).act(ends["none"], element)
+    for pair, others in (("seed", ends["other"]), ("teleported", ends["teleported"]), ("image", image)):
+        for s, other in enumerate(others):
+            grid = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]
+            losses = ensemble.loss(problem, torch.lerp(ends["none"][s], other, grid))
+            row = found[(found["pair"] == pair) & (found["seed"] == s)].iloc[0]
+            assert row["segment"] == pytest.approx(float(losses.max() - losses[[0, -1]].max()), abs=1e-3)
+    loss = problem(ends["none"])
+    torch.testing.assert_close(problem(image), loss, rtol=1e-12, atol=0)
+
+
 # --- measurements -----------------------------------------------------------------------------------------------------
 
 
@@ -282,7 +314,16 @@ def test_the_tiers_settings_make_a_plan(tier):
     config = yaml.safe_load((ROOT / f"config/{tier}.yaml").read_text())
     schema = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
     found = plan.experiments(validate(config, schema)["teleport"])
-    assert set(found) == {"functions", "regression", "schedules", "optimizers", "control", "off_batch", "baubels"}
+    assert set(found) == {
+        "functions",
+        "regression",
+        "schedules",
+        "optimizers",
+        "control",
+        "bands",
+        "off_batch",
+        "baubels",
+    }
     assert found["baubels"]["data"] == ("fashion_mnist" if tier == "paper" else "digits")
     assert found["schedules"]["seeds"] >= (2 if tier == "smoke" else 10)
 

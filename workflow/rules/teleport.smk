@@ -7,7 +7,7 @@ except LossAtlasError as error:
 STUDIES.append("teleport")
 FIGURES += [
     f"teleport_{name}"
-    for name in ("trajectories", "loss", "orbit", "leap", "schedules")
+    for name in ("trajectories", "loss", "orbit", "barriers", "leap", "schedules")
 ]
 TELEPORT_RUNS_CODE = code("lossatlas.studies.teleport.runs")
 TELEPORT_FIGURE_CODE = code("lossatlas.figures.teleport", "lossatlas.tables")
@@ -124,6 +124,30 @@ rule figure_teleport_orbit:
         code=TELEPORT_FIGURE_CODE,
     message:
         "draw teleport_orbit"
+    script:
+        "../scripts/figure_teleport.py"
+
+
+rule figure_teleport_barriers:
+    """Figure: barriers between teleported and untouched solutions, on segments and on elastic bands."""
+    input:
+        f"results/{tier}/teleport/runs/bands.csv",
+        f"results/{tier}/teleport/runs/bands.npz",
+    output:
+        report(
+            f"results/{tier}/figures/teleport_barriers.png",
+            caption="../report/teleport_barriers.rst",
+            category="teleport",
+        ),
+        f"results/{tier}/figures/teleport_barriers.svg",
+    log:
+        f"logs/{tier}/figure_teleport_barriers.log",
+    threads: 1
+    params:
+        panel="barriers",
+        code=TELEPORT_FIGURE_CODE,
+    message:
+        "draw teleport_barriers"
     script:
         "../scripts/figure_teleport.py"
 

@@ -14,7 +14,8 @@ def experiments(teleport: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     Raises `LossAtlasError` for settings that the claims cannot be measured with.
     """
-    found = {name: dict(teleport[name]) for name in (*WITHOUT_DATA, "schedules", "optimizers", "control", "off_batch")}
+    own = ("schedules", "optimizers", "control", "bands", "off_batch")
+    found = {name: dict(teleport[name]) for name in (*WITHOUT_DATA, *own)}
     found["baubels"] = dict(teleport["leap"])
     shared = {key: teleport[key] for key in COMMON}
     for name in ("regression", "schedules", "optimizers", "control", "baubels"):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from lossatlas.statistics import Interval
 from lossatlas.studies.teleport.measurements import (
+    bands,
     control,
     functions,
     leap,
@@ -28,6 +29,7 @@ MEASURES: dict[str, Callable[[Results], Interval | None]] = {
     **schedules.MEASURES,
     **optimizers.MEASURES,
     **control.MEASURES,
+    **bands.MEASURES,
     **off_batch.MEASURES,
     **leap.MEASURES,
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-ARRAYS = ("functions", "regression", "control")  # experiments whose arrays are read here
+ARRAYS = ("functions", "regression", "control", "bands")  # experiments whose arrays are read here
 
 
 @dataclass(frozen=True, eq=False)
