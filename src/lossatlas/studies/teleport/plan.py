@@ -5,6 +5,7 @@ from typing import Any
 
 from lossatlas.errors import LossAtlasError
 
+EPOCHS, AT = 300, 5  # of the MLP regression as published: epochs, and that before which there is the teleport
 COMMON = ("gl_radius", "scaling_bound", "candidates", "ascent_steps", "published_steps")
 WITHOUT_DATA = ("functions", "regression")
 

@@ -18,7 +18,7 @@ from lossatlas.studies.teleport.measurements.pairs import (
     of,
 )
 from lossatlas.studies.teleport.measurements.results import Results
-from lossatlas.studies.teleport.regression import AT, EPOCHS
+from lossatlas.studies.teleport.plan import AT, EPOCHS
 
 
 def radius_arm(results: Results, group: str) -> str:
