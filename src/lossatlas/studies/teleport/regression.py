@@ -140,7 +140,7 @@ def _warm_up(optimizer: str, setting: Setting, problem, theta: Tensor) -> tuple[
     return descent, [descent.step(problem) for _ in range(AT)]
 
 
-def _wide(problem: HalfSquares, multiple: int) -> HalfSquares:
+def wide(problem: HalfSquares, multiple: int) -> HalfSquares:
     """The problem of `multiple` runs of each member."""
     return replace(problem, x=problem.x.repeat_interleave(multiple, 0), y=problem.y.repeat_interleave(multiple, 0))
 
@@ -148,21 +148,21 @@ def _wide(problem: HalfSquares, multiple: int) -> HalfSquares:
 def _sharpness(problem: HalfSquares, thetas: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
     """lambda_max (k, m) at each of m ensembles (k, P), all together; Lanczos starts the same for all of a seed."""
     sharp = [seed("teleport", "regression", "sharpness", n) for n in seeds for _ in thetas]
-    found = largest_eigenvalue(_wide(problem, len(thetas)), torch.stack(thetas, 1).flatten(0, 1), sharp)
+    found = largest_eigenvalue(wide(problem, len(thetas)), torch.stack(thetas, 1).flatten(0, 1), sharp)
     return found.unflatten(0, (len(seeds), len(thetas)))
 
 
 def _go_on(descent: Descent, problem, optimizer, rates: Sequence[float], states: list[tuple[Tensor, Tensor | None]]):
     """Losses (k, arms, rates, epochs from the teleport on) from each arm's parameters (k, P) and AdaGrad sums."""
     k, multiple = len(descent.theta), len(states) * len(rates)
-    wide = _wide(problem, multiple)
+    many = wide(problem, multiple)
     theta = torch.stack([theta for theta, _ in states], 1).repeat_interleave(len(rates), 1).flatten(0, 1)
     rate = torch.tensor(list(rates) * (k * len(states)), dtype=theta.dtype)
     going = Descent(theta, optimizer, rate)
     if optimizer == "adagrad":
         sums = torch.stack([s for _, s in states], 1).repeat_interleave(len(rates), 1).flatten(0, 1)
         going.optimizer.set_moments(None, sums)
-    losses = torch.stack([going.step(wide) for _ in range(EPOCHS - AT)], -1)
+    losses = torch.stack([going.step(many) for _ in range(EPOCHS - AT)], -1)
     stopped = going.diverged_at[:, None] >= 0
     late = torch.arange(EPOCHS - AT) >= going.diverged_at[:, None]
     return torch.where(stopped & late, torch.inf, losses).unflatten(0, (k, len(states), len(rates)))
