@@ -166,6 +166,24 @@ def test_goldstein_price_has_its_minimum():
     assert slope.abs().max() < 1e-9
 
 
+def test_the_logistic_problem_has_its_smoothness_and_its_minimum():
+    problem = functions.logistic_problem()
+    assert ensemble.gradient(problem, problem.minimum())[1].abs().max() < 1e-12
+    at = torch.randn(50, problem.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hessians = torch.func.vmap(torch.func.hessian(lambda t: problem(t[None])[0]))(at)
+    top = torch.linalg.eigvalsh(hessians)[:, -1]
+    assert (top <= problem.smoothness).all()
+    assert problem.smoothness == pytest.approx(
+        torch.linalg.eigvalsh(torch.func.hessian(lambda t: problem(t[None])[0])(at[0] * 0))[-1].item()
+    )  # all sigmoids are at their steepest in the origin
+
+
+def test_teleports_keep_the_bounds_of_convex_descent():
+    assert max(functions.stable_step()) < 1e-24  # squares of rounding errors
+    ratios = functions.logistic_bound(starts=5, steps=8)
+    assert ((ratios > 0) & (ratios < 1)).all()
+
+
 # --- classifiers ------------------------------------------------------------------------------------------------------
 
 

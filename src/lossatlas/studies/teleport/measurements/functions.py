@@ -73,9 +73,13 @@ def hurts(results: Results) -> Interval:
     return statistics.t_interval(results.arrays["functions"]["hurts"])
 
 
-def boost(results: Results) -> Interval:
-    ratios = results.arrays["functions"]["moment_ratio"]
-    return statistics.t_interval(ratios[:, 0] - 1)
+def boost(column: int) -> Callable[[Results], Interval]:
+    """Mean square of the gradient (0) or of the weights (1) over its closed form, minus 1."""
+
+    def error(results: Results) -> Interval:
+        return statistics.t_interval(results.arrays["functions"]["moment_ratio"][:, column] - 1)
+
+    return error
 
 
 def line_search(name: str) -> Callable[[Results], Interval]:
@@ -104,9 +108,12 @@ MEASURES: dict[str, Callable[[Results], Interval]] = {
     "teleport.one_suffices": scalar("theorem_error"),
     "teleport.one_hurts": hurts,
     "teleport.convex_bound": scalar("convex_bound"),
+    "teleport.convex_bound_logistic": scalar("logistic_bound"),
+    "teleport.stable_step": scalar("stable_step"),
     "teleport.line_search_booth": line_search("booth"),
     "teleport.line_search_goldstein_price": line_search("goldstein_price"),
     "teleport.line_search_rosenbrock": line_search("rosenbrock"),
     "teleport.micro": scalar("micro_cosine"),
-    "teleport.boost": boost,
+    "teleport.boost": boost(0),
+    "teleport.boost_weights": boost(1),
 }
