@@ -1,5 +1,6 @@
 """The study's own parts: the released arms as released, the descent, the arithmetic of its measurements."""
 
+import ast
 import math
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def test_a_teleport_takes_the_state_along_only_on_request(optimizer):
     assert not torch.equal(*states)
 
 
+def test_the_step_after_a_move_takes_the_gradient_of_the_new_point():
+    problem, theta = regression.problem_of([0, 1])
+    descent = Descent(theta, "sgd", torch.full((2,), 1e-5))
+    descent.step(problem)
+    found = teleport(problem, descent.theta, PositiveScaling(problem), Corner(0.2))
+    descent.teleport(None, found)
+    descent.step(problem)
+    torch.testing.assert_close(descent.theta, found.theta - 1e-5 * ensemble.gradient(problem, found.theta)[1])
+
+
 def test_members_are_seeds_times_rates():
     which, rates = members([4, 5], [0.1, 0.2, 0.3])
     assert which == [0, 0, 0, 1, 1, 1]
@@ -158,6 +169,46 @@ def test_the_notebooks_matrix_is_not_of_unit_size():
     values = torch.linalg.svdvals(baubels.released_inverse(64, torch.Generator().manual_seed(0)))
     assert 6 < values.median() < 10
     assert values.max() < 14
+
+
+def test_the_notebooks_score_can_hardly_tell_its_candidates_apart():
+    """||G g⁻¹|| over ||G||, of 300 draws: the best of many is no better than any."""
+    generator = torch.Generator().manual_seed(1)
+    gradient = torch.randn(64, 64, generator=generator, dtype=torch.float64)
+    inverses = torch.stack([baubels.released_inverse(64, generator) for _ in range(300)])
+    scores = (gradient @ inverses).norm(dim=(-2, -1)) / gradient.norm()
+    assert scores.max() / scores.min() < 1.05
+
+
+def test_every_arm_of_the_leap_takes_the_same_steps_but_for_the_long_ones(monkeypatch):
+    steps = []
+    real = Descent.step
+    monkeypatch.setattr(Descent, "step", lambda self, problem: (steps.append(problem.rows), real(self, problem))[1])
+    settings = COMMON | {"seeds": 2, "hidden": [40, 40], "rates": [0.1], "epochs": 3, "at": 1, "steps": 4, "batch": 20}
+    table, curves = baubels.measure(settings, toy_data())
+    assert set(steps) == {20}
+    long = ("published", "long epoch", "layer rate, long epoch")
+    assert len(steps) == len(baubels.ARMS) * 3 * 4 + len(long) * (baubels.LONG - 1) * 4
+    for curve in curves.values():
+        assert torch.equal(curve[:, 0], curves["none"][:, 0])  # all are one until the teleport
+    runs = pd.DataFrame(table)
+    exact = runs[runs["arm"].str.startswith(("gl-", "scaling-"))]
+    assert (exact["loss_change"] < 1e-10).all()
+
+
+def test_training_and_held_out_rows_are_apart():
+    split = data.validation_split(toy_data(), 24)
+    train, held_out = classifiers.problems(split, [6])
+    assert torch.cdist(train.x, held_out.x).min() > 0
+    assert (train.rows, held_out.rows) == (96, 24)
+
+
+def test_no_function_of_the_study_takes_what_it_does_not_use():
+    for path in (ROOT / "src/lossatlas/studies/teleport").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                assert {a.arg for a in (*node.args.args, *node.args.kwonlyargs)} <= used | {"self"}, node.name
 
 
 def test_goldstein_price_has_its_minimum():
