@@ -4,6 +4,7 @@ try:
     TELEPORT = teleport_plan.experiments(config["teleport"])
 except LossAtlasError as error:
     raise WorkflowError(str(error)) from None
+TELEPORT_ALONE = {name: [TELEPORT[name]] for name in teleport_plan.LONG}
 STUDIES.append("teleport")
 FIGURES += [
     f"teleport_{name}"
@@ -13,17 +14,41 @@ TELEPORT_RUNS_CODE = code("lossatlas.studies.teleport.runs")
 TELEPORT_FIGURE_CODE = code("lossatlas.figures.teleport", "lossatlas.tables")
 
 
+rule teleport_short_runs:
+    output:
+        tables=expand(
+            "results/{tier}/teleport/runs/{experiment}.csv",
+            tier=tier,
+            experiment=teleport_plan.SHORT,
+        ),
+        arrays=expand(
+            "results/{tier}/teleport/runs/{experiment}.npz",
+            tier=tier,
+            experiment=teleport_plan.SHORT,
+        ),
+    log:
+        f"logs/{tier}/teleport_short_runs.log",
+    threads: 1
+    params:
+        settings=[TELEPORT[name] for name in teleport_plan.SHORT],
+        code=TELEPORT_RUNS_CODE,
+    message:
+        "teleport: the short experiments, one after another"
+    script:
+        "../scripts/teleport_run.py"
+
+
 rule teleport_run:
     output:
-        table=f"results/{tier}/teleport/runs/{{experiment}}.csv",
-        arrays=f"results/{tier}/teleport/runs/{{experiment}}.npz",
+        tables=[f"results/{tier}/teleport/runs/{{experiment}}.csv"],
+        arrays=[f"results/{tier}/teleport/runs/{{experiment}}.npz"],
     log:
         f"logs/{tier}/teleport_run/{{experiment}}.log",
     wildcard_constraints:
-        experiment="|".join(TELEPORT),
+        experiment="|".join(teleport_plan.LONG),
     threads: 1
     params:
-        settings=lookup(dpath="{experiment}", within=TELEPORT),
+        settings=lookup(dpath="{experiment}", within=TELEPORT_ALONE),
         code=TELEPORT_RUNS_CODE,
     message:
         "teleport: {wildcards.experiment}"
@@ -33,8 +58,16 @@ rule teleport_run:
 
 rule teleport_measurements:
     input:
-        tables=expand(rules.teleport_run.output.table, experiment=TELEPORT),
-        arrays=expand(rules.teleport_run.output.arrays, experiment=TELEPORT),
+        tables=expand(
+            "results/{tier}/teleport/runs/{experiment}.csv",
+            tier=tier,
+            experiment=TELEPORT,
+        ),
+        arrays=expand(
+            "results/{tier}/teleport/runs/{experiment}.npz",
+            tier=tier,
+            experiment=TELEPORT,
+        ),
         ledger=[path.as_posix() for path in sorted(Path("claims").glob("*.yaml"))],
     output:
         measurements=f"results/{tier}/teleport/measurements.csv",

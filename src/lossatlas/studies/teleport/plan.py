@@ -8,6 +8,9 @@ from lossatlas.errors import LossAtlasError
 EPOCHS, AT = 300, 5  # of the MLP regression as published: epochs, and that before which there is the teleport
 COMMON = ("gl_radius", "scaling_bound", "candidates", "ascent_steps", "published_steps")
 WITHOUT_DATA = ("functions", "regression")
+# Experiments that are jobs of their own, and those that share one: its start would cost as much as some of them.
+LONG = ("schedules", "optimizers")
+SHORT = (*WITHOUT_DATA, "control", "bands", "off_batch", "baubels")
 
 
 def experiments(teleport: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
