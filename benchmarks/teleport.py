@@ -1,4 +1,11 @@
-"""What a teleport costs, in gradients of the same network on the same batch; and a step against the published one."""
+"""What a teleport costs, in gradients of the same network on the same batch; and a step against the published one.
+
+And the abscissa that results cannot hold: seconds. For each arm of the MLP regression of Zhao et al. 2022 (Figure 3)
+it is measured what its teleport takes, against the gradients it is booked with, and which loss an untouched run has
+reached in the seconds of the teleported one.
+"""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -7,6 +14,9 @@ from benchmarks.measure import Speed, cpu_seconds, must_agree, synthetic
 from lossatlas import ensemble
 from lossatlas.problems.architectures import LEAK, mlp
 from lossatlas.problems.network import NetworkProblem, initial
+from lossatlas.studies.teleport import regression
+from lossatlas.studies.teleport.descent import Descent, members
+from lossatlas.studies.teleport.plan import AT, EPOCHS
 from lossatlas.teleport import bent_gradient
 from lossatlas.teleport.general_linear import GeneralLinear, exponential, invert, leaky
 from lossatlas.teleport.groups import PositiveScaling
@@ -14,6 +24,11 @@ from lossatlas.teleport.groups import PositiveScaling
 WIDTHS, ROWS = (784, 128, 128, 10), 200
 CANDIDATES = 1000
 CHUNK = 250  # candidates whose factors fit the cache
+SEEDS = tuple(range(25))
+ARMS = {"gl_radii": [0.5], "gl_radius": 0.5, "gl_candidates": 20, "scaling_radii": [1.0], "scaling_radius": 1.0,
+        "candidates": CANDIDATES}  # fmt: skip
+MULTIPLES = (1.0, 3.0, 5.0, 10.0, 20.0, 30.0)  # of the published rate, the same for every arm
+LONGEST = 3 * EPOCHS  # steps of the untouched run: more than any arm's seconds pay for
 
 
 class Case:
@@ -71,6 +86,59 @@ class Case:
         return ours / ours.norm(), theirs / theirs.norm()
 
 
+class Seconds:
+    """All seeds of the regression together, at the step of the teleport; arms as in the study."""
+
+    def __init__(self, seeds: tuple[int, ...] = SEEDS, multiples: tuple[float, ...] = MULTIPLES):
+        self.setting = regression.SETTINGS["sgd"]
+        self.seeds, self.multiples = seeds, multiples
+        self.problem, theta = regression.problem_of(seeds)
+        start = Descent(theta, "sgd", torch.full((len(seeds),), self.setting.rate))
+        for _ in range(AT):
+            start.step(self.problem)
+        self.theta = start.theta
+        self.arms = regression.arms(self.setting, seeds, ARMS)
+        self.descent = Descent(self.theta, "sgd", torch.full((len(seeds),), self.setting.rate))
+        self.untouched = self.losses(self.theta, LONGEST)
+
+    def step(self) -> None:
+        self.descent.step(self.problem)
+
+    def teleport(self, arm: str):
+        return self.arms[arm](self.problem, self.theta, None)
+
+    def losses(self, theta: Tensor, epochs: int = EPOCHS) -> Tensor:
+        """Log losses (seeds, rates, epochs - AT), inf where a run diverged."""
+        which, rates = members(self.seeds, [self.setting.rate * m for m in self.multiples])
+        going = Descent(theta[which], "sgd", rates)
+        wide = regression.wide(self.problem, len(self.multiples))
+        losses = torch.stack([going.step(wide) for _ in range(epochs - AT)], -1).log()
+        losses[going.diverged_at >= 0] = torch.inf
+        return losses.unflatten(0, (len(self.seeds), -1))
+
+    def at_equal_seconds(self, teleported: Tensor, extra: float) -> float:
+        """Geometric mean over seeds of the untouched loss over the teleported (seeds, rates, epochs), best rates both.
+
+        extra: what the teleport took, in steps, which the untouched run has more.
+        """
+        last = min(EPOCHS - AT + round(extra), self.untouched.shape[-1]) - 1
+        ends = [curve.mean(0).nan_to_num(nan=torch.inf).min() for curve in
+                (self.untouched[..., last], teleported[..., -1])]  # fmt: skip
+        return (ends[0] - ends[1]).exp().item()
+
+
+def seconds(repeats: int = 9, case: Seconds | None = None) -> Iterator[Speed]:
+    """Two lines an arm: gradients booked over those that its seconds are worth, and the loss at equal seconds."""
+    case = case or Seconds()
+    for arm in case.arms:
+        found = case.teleport(arm)
+        curves = case.losses(found.theta)
+        measured = ratios(lambda arm=arm: case.teleport(arm), case.step, repeats, 20)
+        yield Speed(f"regression, {arm}: gradients booked over measured", tuple(found.cost / m for m in measured), 1.0)
+        at_equal = tuple(case.at_equal_seconds(curves, m) for m in measured)
+        yield Speed(f"regression, {arm}: loss of none over its own, equal seconds", at_equal, 1.0)
+
+
 def ratios(slow, fast, repeats: int, calls: int) -> tuple[float, ...]:
     """CPU seconds of one `slow` over those of one `fast`, `calls` of which are timed together, in turns."""
     slow()
@@ -92,3 +160,4 @@ def speeds(repeats: int = 9):
     claim = f"a GL ascent step of {name}, vs through the pseudo-inverse"
     must_agree(*case.directions(), claim)
     yield Speed(claim, ratios(case.ascend_through_pinv, case.ascend, repeats, 1), 1.0)
+    yield from seconds(repeats)

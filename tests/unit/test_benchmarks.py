@@ -91,3 +91,14 @@ def test_the_teleport_benchmark_compares_one_direction_and_one_norm():
     direct = teleport.ensemble.gradient(case.problem, first)[1].square().sum(-1)
     torch.testing.assert_close(scores[:, 0], direct, rtol=1e-4, atol=0)
     assert case.ascend().isfinite().all()
+
+
+def test_at_equal_seconds_a_teleport_to_where_one_is_loses_by_what_it_took():
+    from benchmarks import teleport
+
+    case = teleport.Seconds(seeds=(0, 1, 2), multiples=(1.0, 5.0))
+    still = case.losses(case.theta)
+    assert case.at_equal_seconds(still, 0.0) == pytest.approx(1)
+    taken = [case.at_equal_seconds(still, extra) for extra in (10, 100)]
+    assert 1 > taken[0] > taken[1]  # descent goes on meanwhile
+    assert set(case.arms) >= {"official", "gl-ascent@0.5", "scaling-corner", "balance", "level-set"}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import linalg
 from test_groups import SAME, generators, network, points
 
 from lossatlas import ensemble
@@ -87,6 +88,45 @@ def test_more_candidates_of_one_stream_are_never_worse_and_a_box_bounds_them_all
     group = PositiveScaling(one_layer)
     best = teleport(one_layer, start, group, BestOf(100, 0.5, SEEDS)).gain
     assert (best <= teleport(one_layer, start, group, Corner(0.5)).gain).all()
+
+
+@pytest.mark.parametrize(("kind", "search"), SEARCHES.values(), ids=SEARCHES)
+def test_searches_change_nothing_outside_and_find_the_same_again(kind, search):
+    problem, theta = network(own_rows=True)
+    before, state = theta.clone(), torch.get_rng_state()
+    first = teleport(problem, theta, kind(problem), search).theta
+    assert torch.equal(theta, before)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)  # nothing is drawn from the global generator
+    try:
+        assert torch.equal(teleport(problem, theta, kind(problem), search).theta, first)
+    finally:
+        torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("kind", [PositiveScaling, GeneralLinear])
+def test_the_point_returned_is_the_best_of_the_candidates_that_were_scored(kind):
+    problem, theta = network()
+    move = BestOf(20, 0.5, SEEDS)(problem, theta, kind(problem))
+    torch.testing.assert_close(square(problem, move.theta), move.scores.amax(-1))
+
+
+@pytest.mark.parametrize("group_of", [PositiveScaling, GeneralLinear])
+def test_both_layers_of_every_pair_move(group_of):
+    problem, theta = network()
+    moved = teleport(problem, theta, group_of(problem), BestOf(1, 0.5, SEEDS)).theta
+    for name, change in problem.layout.split(moved - theta).items():
+        assert (change.abs().amax((-2, -1)) > 1e-3).all(), name
+
+
+def test_random_elements_have_the_radius_for_length():
+    problem, _ = network()
+    s = PositiveScaling(problem).random(3, 0.7, generators(1))
+    torch.testing.assert_close(s.norm(dim=-1), torch.full((3,), 0.7, dtype=torch.float64))
+    elements = GeneralLinear(problem).random(3, 0.4, generators(1))
+    logs = [[linalg.logm(g.numpy()) for g in layer] for layer in elements.g]
+    lengths = [math.hypot(*(linalg.norm(layer[i]) for layer in logs)) for i in range(3)]
+    assert lengths == pytest.approx([0.4] * 3, rel=1e-9)
 
 
 def test_ascent_stays_within_its_radius():

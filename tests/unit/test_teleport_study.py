@@ -1,5 +1,6 @@
 """The study's own parts: the released arms as released, the descent, the arithmetic of its measurements."""
 
+import ast
 import math
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from lossatlas.config import load_schema, validate
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import teleport as figures
 from lossatlas.problems import Quadratic
-from lossatlas.studies.teleport import baubels, classifiers, functions, measurements, plan, published, regression
+from lossatlas.studies.teleport import bands, baubels, classifiers, functions, measurements, plan, published, regression
 from lossatlas.studies.teleport.descent import Descent, members
+from lossatlas.studies.teleport.measurements import control, leap, pairs, schedules
 from lossatlas.teleport import Ascent, Corner, teleport
 from lossatlas.teleport.general_linear import GeneralLinear
 from lossatlas.teleport.groups import PositiveScaling
@@ -80,6 +82,16 @@ def test_a_teleport_takes_the_state_along_only_on_request(optimizer):
         descent.step(problem)
         states.append(descent.theta)
     assert not torch.equal(*states)
+
+
+def test_the_step_after_a_move_takes_the_gradient_of_the_new_point():
+    problem, theta = regression.problem_of([0, 1])
+    descent = Descent(theta, "sgd", torch.full((2,), 1e-5))
+    descent.step(problem)
+    found = teleport(problem, descent.theta, PositiveScaling(problem), Corner(0.2))
+    descent.teleport(None, found)
+    descent.step(problem)
+    torch.testing.assert_close(descent.theta, found.theta - 1e-5 * ensemble.gradient(problem, found.theta)[1])
 
 
 def test_members_are_seeds_times_rates():
@@ -159,10 +171,68 @@ def test_the_notebooks_matrix_is_not_of_unit_size():
     assert values.max() < 14
 
 
+def test_the_notebooks_score_can_hardly_tell_its_candidates_apart():
+    """||G g⁻¹|| over ||G||, of 300 draws: the best of many is no better than any."""
+    generator = torch.Generator().manual_seed(1)
+    gradient = torch.randn(64, 64, generator=generator, dtype=torch.float64)
+    inverses = torch.stack([baubels.released_inverse(64, generator) for _ in range(300)])
+    scores = (gradient @ inverses).norm(dim=(-2, -1)) / gradient.norm()
+    assert scores.max() / scores.min() < 1.05
+
+
+def test_every_arm_of_the_leap_takes_the_same_steps_but_for_the_long_ones(monkeypatch):
+    steps = []
+    real = Descent.step
+    monkeypatch.setattr(Descent, "step", lambda self, problem: (steps.append(problem.rows), real(self, problem))[1])
+    settings = COMMON | {"seeds": 2, "hidden": [40, 40], "rates": [0.1], "epochs": 3, "at": 1, "steps": 4, "batch": 20}
+    table, curves = baubels.measure(settings, toy_data())
+    assert set(steps) == {20}
+    long = ("published", "long epoch", "layer rate, long epoch")
+    assert len(steps) == len(baubels.ARMS) * 3 * 4 + len(long) * (baubels.LONG - 1) * 4
+    for curve in curves.values():
+        assert torch.equal(curve[:, 0], curves["none"][:, 0])  # all are one until the teleport
+    runs = pd.DataFrame(table)
+    exact = runs[runs["arm"].str.startswith(("gl-", "scaling-"))]
+    assert (exact["loss_change"] < 1e-10).all()
+
+
+def test_training_and_held_out_rows_are_apart():
+    split = data.validation_split(toy_data(), 24)
+    train, held_out = classifiers.problems(split, [6])
+    assert torch.cdist(train.x, held_out.x).min() > 0
+    assert (train.rows, held_out.rows) == (96, 24)
+
+
+def test_no_function_of_the_study_takes_what_it_does_not_use():
+    for path in (ROOT / "src/lossatlas/studies/teleport").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                assert {a.arg for a in (*node.args.args, *node.args.kwonlyargs)} <= used | {"self"}, node.name
+
+
 def test_goldstein_price_has_its_minimum():
     assert functions.GoldsteinPrice()(torch.tensor([0.0, -1.0], dtype=torch.float64)).item() == 3
     slope = ensemble.gradient(functions.GoldsteinPrice(), torch.tensor([[0.0, -1.0]], dtype=torch.float64))[1]
     assert slope.abs().max() < 1e-9
+
+
+def test_the_logistic_problem_has_its_smoothness_and_its_minimum():
+    problem = functions.logistic_problem()
+    assert ensemble.gradient(problem, problem.minimum())[1].abs().max() < 1e-12
+    at = torch.randn(50, problem.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hessians = torch.func.vmap(torch.func.hessian(lambda t: problem(t[None])[0]))(at)
+    top = torch.linalg.eigvalsh(hessians)[:, -1]
+    assert (top <= problem.smoothness).all()
+    assert problem.smoothness == pytest.approx(
+        torch.linalg.eigvalsh(torch.func.hessian(lambda t: problem(t[None])[0])(at[0] * 0))[-1].item()
+    )  # all sigmoids are at their steepest in the origin
+
+
+def test_teleports_keep_the_bounds_of_convex_descent():
+    assert max(functions.stable_step()) < 1e-24  # squares of rounding errors
+    ratios = functions.logistic_bound(starts=5, steps=8)
+    assert ((ratios > 0) & (ratios < 1)).all()
 
 
 # --- classifiers ------------------------------------------------------------------------------------------------------
@@ -198,6 +268,38 @@ def test_off_its_batch_the_identity_is_one_for_the_least_norm_only():
     assert (still["projection"].abs() > 1e-3).all()
 
 
+BANDS = {"seeds": 2, "hidden": [6, 5], "rows": 40, "rates": [0.1, 0.3], "steps": 40, "at": 3, "band_share": 0.01}
+
+
+def test_without_a_teleport_there_is_nothing_to_undo_and_no_barrier():
+    rows, arrays = bands.measure(BANDS | {"radius": 0.0}, toy_data())
+    found = pd.DataFrame(rows).set_index("pair")
+    for pair in ("teleported", "undone", "image", "shift"):
+        assert (found.loc[pair, ["distance", "segment", "band"]] == 0).all(axis=None)
+    assert (found.loc["seed", "distance"] > 1).all()
+    assert (arrays["orbit"] == 0).all()
+
+
+def test_barriers_are_those_of_a_fine_grid_and_the_orbit_has_none():
+    settings = BANDS | {"radius": 3.0}
+    rows, arrays = bands.measure(settings, toy_data())
+    found = pd.DataFrame(rows)
+    assert (arrays["orbit"] < 1e-12).all()
+    # cycle 0 of a band is the segment, whose top both see to 1e-3 on these losses of about 1
+    assert (found["band"] <= found["segment"] + 1e-3).all()
+    problem, _ = classifiers.problems(toy_data(), settings["hidden"], settings["rows"])
+    ends, element = bands.solutions(problem, PositiveScaling(problem), settings, [0, 1])
+    image = PositiveScaling(problem).act(ends["none"], element)
+    for pair, others in (("seed", ends["other"]), ("teleported", ends["teleported"]), ("image", image)):
+        for s, other in enumerate(others):
+            grid = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]
+            losses = ensemble.loss(problem, torch.lerp(ends["none"][s], other, grid))
+            row = found[(found["pair"] == pair) & (found["seed"] == s)].iloc[0]
+            assert row["segment"] == pytest.approx(float(losses.max() - losses[[0, -1]].max()), abs=1e-3)
+    loss = problem(ends["none"])
+    torch.testing.assert_close(problem(image), loss, rtol=1e-12, atol=0)
+
+
 # --- measurements -----------------------------------------------------------------------------------------------------
 
 
@@ -209,14 +311,14 @@ def test_the_best_rate_is_that_of_the_least_mean_and_a_diverged_run_is_worst():
             for s, x in enumerate(xs)
         ]
     )
-    best = measurements.at_best_rate(runs, "rate", measurements.final_log)
+    best = pairs.at_best_rate(runs, "rate", pairs.final_log)
     assert best.tolist() == pytest.approx([math.log(0.5)] * 2)
 
 
 def test_differences_are_paired_by_seed_and_bounded_where_one_diverged():
     a = pd.Series([0.0, math.inf, -math.inf, math.inf], index=[3, 1, 2, 0])
     b = pd.Series([0.5, 0.0, 0.0, math.inf], index=[3, 1, 2, 0])
-    assert sorted(measurements.difference(a, b)) == [-measurements.WORST, -0.5, 0.0, measurements.WORST]
+    assert sorted(pairs.difference(a, b)) == [-pairs.WORST, -0.5, 0.0, pairs.WORST]
 
 
 def test_pages_test_sees_a_trend_and_not_its_reverse():
@@ -228,14 +330,14 @@ def test_pages_test_sees_a_trend_and_not_its_reverse():
     ]
     results = measurements.Results({"schedules": pd.DataFrame(rows)}, {})
     order = (("1",), ("2",), ("4",), ("16",), ("0",))
-    assert measurements.page("projected", order)(results).value < 1e-3
-    assert measurements.page("projected", order[::-1])(results).value > 0.99
+    assert schedules.page("projected", order)(results).value < 1e-3
+    assert schedules.page("projected", order[::-1])(results).value > 0.99
 
 
 def test_a_slope_on_the_orbit_is_that_of_a_power():
     gain = np.exp(np.array([[0.1, 0.5, 1.0], [0.2, 0.4, 0.9]]))
     arrays = {"control": {"orbit/gl-ascent/gain": gain, "orbit/gl-ascent/sharpness": gain**1.7}}
-    assert measurements.sharpness_slope("gl-ascent")(measurements.Results({}, arrays)).value == pytest.approx(1.7)
+    assert control.sharpness_slope("gl-ascent")(measurements.Results({}, arrays)).value == pytest.approx(1.7)
 
 
 def test_leaps_are_taken_where_the_untouched_accuracy_is_nearest_to_the_published():
@@ -246,7 +348,7 @@ def test_leaps_are_taken_where_the_untouched_accuracy_is_nearest_to_the_publishe
         for s in range(3)
     ]
     results = measurements.Results({"baubels": pd.DataFrame(rows)}, {})
-    assert measurements.leap("published")(results).value == pytest.approx(0.3)
+    assert leap.leap("published")(results).value == pytest.approx(0.3)
 
 
 def test_every_measure_is_in_the_ledger():
@@ -281,7 +383,16 @@ def test_the_tiers_settings_make_a_plan(tier):
     config = yaml.safe_load((ROOT / f"config/{tier}.yaml").read_text())
     schema = load_schema(ROOT / "workflow/schemas/config.schema.yaml")
     found = plan.experiments(validate(config, schema)["teleport"])
-    assert set(found) == {"functions", "regression", "schedules", "optimizers", "control", "off_batch", "baubels"}
+    assert set(found) == {
+        "functions",
+        "regression",
+        "schedules",
+        "optimizers",
+        "control",
+        "bands",
+        "off_batch",
+        "baubels",
+    }
     assert found["baubels"]["data"] == ("fashion_mnist" if tier == "paper" else "digits")
     assert found["schedules"]["seeds"] >= (2 if tier == "smoke" else 10)
 

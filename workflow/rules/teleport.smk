@@ -4,26 +4,51 @@ try:
     TELEPORT = teleport_plan.experiments(config["teleport"])
 except LossAtlasError as error:
     raise WorkflowError(str(error)) from None
+TELEPORT_ALONE = {name: [TELEPORT[name]] for name in teleport_plan.LONG}
 STUDIES.append("teleport")
 FIGURES += [
     f"teleport_{name}"
-    for name in ("trajectories", "loss", "orbit", "leap", "schedules")
+    for name in ("trajectories", "loss", "orbit", "barriers", "leap", "schedules")
 ]
 TELEPORT_RUNS_CODE = code("lossatlas.studies.teleport.runs")
 TELEPORT_FIGURE_CODE = code("lossatlas.figures.teleport", "lossatlas.tables")
 
 
+rule teleport_short_runs:
+    output:
+        tables=expand(
+            "results/{tier}/teleport/runs/{experiment}.csv",
+            tier=tier,
+            experiment=teleport_plan.SHORT,
+        ),
+        arrays=expand(
+            "results/{tier}/teleport/runs/{experiment}.npz",
+            tier=tier,
+            experiment=teleport_plan.SHORT,
+        ),
+    log:
+        f"logs/{tier}/teleport_short_runs.log",
+    threads: 1
+    params:
+        settings=[TELEPORT[name] for name in teleport_plan.SHORT],
+        code=TELEPORT_RUNS_CODE,
+    message:
+        "teleport: the short experiments, one after another"
+    script:
+        "../scripts/teleport_run.py"
+
+
 rule teleport_run:
     output:
-        table=f"results/{tier}/teleport/runs/{{experiment}}.csv",
-        arrays=f"results/{tier}/teleport/runs/{{experiment}}.npz",
+        tables=[f"results/{tier}/teleport/runs/{{experiment}}.csv"],
+        arrays=[f"results/{tier}/teleport/runs/{{experiment}}.npz"],
     log:
         f"logs/{tier}/teleport_run/{{experiment}}.log",
     wildcard_constraints:
-        experiment="|".join(TELEPORT),
+        experiment="|".join(teleport_plan.LONG),
     threads: 1
     params:
-        settings=lookup(dpath="{experiment}", within=TELEPORT),
+        settings=lookup(dpath="{experiment}", within=TELEPORT_ALONE),
         code=TELEPORT_RUNS_CODE,
     message:
         "teleport: {wildcards.experiment}"
@@ -33,8 +58,16 @@ rule teleport_run:
 
 rule teleport_measurements:
     input:
-        tables=expand(rules.teleport_run.output.table, experiment=TELEPORT),
-        arrays=expand(rules.teleport_run.output.arrays, experiment=TELEPORT),
+        tables=expand(
+            "results/{tier}/teleport/runs/{experiment}.csv",
+            tier=tier,
+            experiment=TELEPORT,
+        ),
+        arrays=expand(
+            "results/{tier}/teleport/runs/{experiment}.npz",
+            tier=tier,
+            experiment=TELEPORT,
+        ),
         ledger=[path.as_posix() for path in sorted(Path("claims").glob("*.yaml"))],
     output:
         measurements=f"results/{tier}/teleport/measurements.csv",
@@ -124,6 +157,30 @@ rule figure_teleport_orbit:
         code=TELEPORT_FIGURE_CODE,
     message:
         "draw teleport_orbit"
+    script:
+        "../scripts/figure_teleport.py"
+
+
+rule figure_teleport_barriers:
+    """Figure: barriers between teleported and untouched solutions, on segments and on elastic bands."""
+    input:
+        f"results/{tier}/teleport/runs/bands.csv",
+        f"results/{tier}/teleport/runs/bands.npz",
+    output:
+        report(
+            f"results/{tier}/figures/teleport_barriers.png",
+            caption="../report/teleport_barriers.rst",
+            category="teleport",
+        ),
+        f"results/{tier}/figures/teleport_barriers.svg",
+    log:
+        f"logs/{tier}/figure_teleport_barriers.log",
+    threads: 1
+    params:
+        panel="barriers",
+        code=TELEPORT_FIGURE_CODE,
+    message:
+        "draw teleport_barriers"
     script:
         "../scripts/figure_teleport.py"
 

@@ -198,6 +198,41 @@ def _radii(axes: Axes, runs: pd.DataFrame) -> None:
     axes.set_title("b  full batch: slow rate and tuned rates")
 
 
+# --- barriers ---------------------------------------------------------------------------------------------------------
+
+PAIRS = {
+    "teleported": "teleported\nrun",
+    "undone": "the same,\ngroup undone",
+    "image": "image under\nthe group",
+    "shift": "shifted as far\nat random",
+    "seed": "run from\nanother start",
+}
+
+
+def barriers(tables: Tables, arrays: Arrays) -> Figure:
+    """Barriers to the untouched solution, on the segment and on the band: a point a seed, means with 95 % intervals."""
+    runs = tables["bands"]
+    with style.paper():
+        figure, axes = plt.subplots(figsize=(style.PAGE * 0.8, 2.9), layout="constrained")
+        ways = (
+            ("segment", "straight segment", style.ORANGE, "o", -0.15),
+            ("band", "elastic band", style.BLUE, "D", 0.15),
+        )
+        for way, label, colour, marker, shift in ways:
+            for i, pair in enumerate(PAIRS):
+                values = runs[runs["pair"] == pair][way].to_numpy(float)
+                half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+                axes.plot(np.full(len(values), i + shift), values, marker, color=colour, markersize=3.5, alpha=0.8,
+                          markerfacecolor="none" if way == "segment" else colour, label=label if i == 0 else None,
+                          linestyle="none")  # fmt: skip
+                axes.errorbar(i + shift + 0.1, values.mean(), half, color=colour, marker="_", capsize=2, linewidth=0.9)
+        axes.axhline(0, **style.THRESHOLD)
+        axes.set_xticks(range(len(PAIRS)), PAIRS.values())
+        axes.set(ylabel="barrier of the training loss (nats)", title="barriers to the untouched solution")
+        axes.legend(frameon=False, loc="upper left")
+        return figure
+
+
 # --- the leap ---------------------------------------------------------------------------------------------------------
 
 LEAP_ARMS = {  # arm: label, colour
@@ -297,6 +332,7 @@ DRAW: dict[str, Callable[[Tables, Arrays], Figure]] = {
     "trajectories": trajectories,
     "loss": loss,
     "orbit": orbit,
+    "barriers": barriers,
     "leap": leap,
     "schedules": schedules,
 }

@@ -163,6 +163,8 @@ def measure(settings: Mapping[str, Any]) -> tuple[dict[str, list], dict[str, Ten
     arrays["theorem_error"] = torch.tensor(theorem_error())
     arrays["hurts"] = torch.tensor(hurts())
     arrays["convex_bound"] = torch.tensor(convex_bound())
+    arrays["stable_step"] = torch.tensor(stable_step())
+    arrays["logistic_bound"] = logistic_bound()
     arrays["micro_cosine"] = torch.tensor(micro_cosines(settings["function_seeds"]))
     arrays["moment_ratio"] = torch.tensor(moment_ratios(settings["function_seeds"]))
     for label, values in line_search().items():
@@ -249,6 +251,72 @@ def convex_bound(steps: int = 50) -> list[float]:
             ratios.append((problem(theta) / bound).item())
         worst.append(max(ratios))
     return worst
+
+
+def stable_step() -> list[float]:
+    """delta_1 / delta_0 after a teleport and a step of exact line search, on quadratics.
+
+    Their Hessian is constant, so (L, mu)-stable with L = mu, where delta_{k+1} <= (1 - mu/L) delta_k says zero.
+    """
+    found = []
+    for problem, start in _quadratics():
+        moved = level_set.quadratic_argmax(problem, start)
+        slope = ensemble.gradient(problem, moved)[1]
+        bent = ensemble.hessian_vector(problem, moved, slope)
+        step = slope.square().sum(-1) / (slope * bent).sum(-1)
+        found.append((problem(moved - step[:, None] * slope) / problem(start)).item())
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Logistic:
+    """mean log(1 + exp(-z)) + reg/2 ||theta||² with z = margins (n, P) theta: convex, and no quadratic."""
+
+    margins: Tensor
+    reg: float = 0.1
+
+    @property
+    def dim(self) -> int:
+        return self.margins.shape[-1]
+
+    @property
+    def smoothness(self) -> float:
+        """beta: the greatest eigenvalue that the Hessian can have."""
+        return torch.linalg.eigvalsh(self.margins.mT @ self.margins)[-1].item() / (4 * len(self.margins)) + self.reg
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        penalty = 0.5 * self.reg * theta.square().sum(-1)
+        return torch.nn.functional.softplus(-theta @ self.margins.mT).mean(-1) + penalty
+
+    def minimum(self, steps: int = 30) -> Tensor:
+        """The minimum (1, P) by Newton's method."""
+        theta = self.margins.new_zeros(1, self.dim)
+        for _ in range(steps):
+            share = torch.sigmoid(-theta @ self.margins.mT)[0]
+            hessian = (self.margins.mT * (share * (1 - share))) @ self.margins / len(self.margins)
+            hessian = hessian + self.reg * torch.eye(self.dim).to(hessian)
+            theta = theta - torch.linalg.solve(hessian, ensemble.gradient(self, theta)[1][0])[None]
+        return theta
+
+
+def logistic_problem(rows: int = 40, dim: int = 5) -> Logistic:
+    generator = torch.Generator().manual_seed(seed("teleport", "logistic"))
+    return Logistic(torch.randn(rows, dim, generator=generator, dtype=torch.float64) + 0.5)
+
+
+def logistic_bound(starts: int = 20, steps: int = 15) -> Tensor:
+    """As `convex_bound` on logistic regression, (starts,); rate 1/beta, the level-set method before every step."""
+    problem = logistic_problem()
+    generator = torch.Generator().manual_seed(seed("teleport", "logistic", "starts"))
+    theta = 3 * torch.randn(starts, problem.dim, generator=generator, dtype=torch.float64)
+    least, beta = problem(problem.minimum()), problem.smoothness
+    radius = 2 * (problem(theta) - least) / problem.reg
+    ratios = []
+    for k in range(1, steps + 1):
+        theta = level_set.ascend(problem, theta, step=0.1, iterations=10).theta
+        theta = theta - ensemble.gradient(problem, theta)[1] / beta
+        ratios.append((problem(theta) - least) / (2 * radius * beta / k))
+    return torch.stack(ratios).amax(0)
 
 
 def _small_network(count: int) -> tuple[NetworkProblem, Tensor, PositiveScaling]:

@@ -5,8 +5,12 @@ from typing import Any
 
 from lossatlas.errors import LossAtlasError
 
+EPOCHS, AT = 300, 5  # of the MLP regression as published: epochs, and that before which there is the teleport
 COMMON = ("gl_radius", "scaling_bound", "candidates", "ascent_steps", "published_steps")
 WITHOUT_DATA = ("functions", "regression")
+# Experiments that are jobs of their own, and those that share one: its start would cost as much as some of them.
+LONG = ("schedules", "optimizers")
+SHORT = (*WITHOUT_DATA, "control", "bands", "off_batch", "baubels")
 
 
 def experiments(teleport: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -14,7 +18,8 @@ def experiments(teleport: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     Raises `LossAtlasError` for settings that the claims cannot be measured with.
     """
-    found = {name: dict(teleport[name]) for name in (*WITHOUT_DATA, "schedules", "optimizers", "control", "off_batch")}
+    own = ("schedules", "optimizers", "control", "bands", "off_batch")
+    found = {name: dict(teleport[name]) for name in (*WITHOUT_DATA, *own)}
     found["baubels"] = dict(teleport["leap"])
     shared = {key: teleport[key] for key in COMMON}
     for name in ("regression", "schedules", "optimizers", "control", "baubels"):

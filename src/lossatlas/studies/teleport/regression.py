@@ -15,12 +15,13 @@ from lossatlas.problems.network import NetworkProblem
 from lossatlas.seeds import seed
 from lossatlas.studies.teleport import published
 from lossatlas.studies.teleport.descent import Descent
+from lossatlas.studies.teleport.plan import AT, EPOCHS
 from lossatlas.teleport import Ascent, Balance, BestOf, Corner, LevelSet, Teleported, shifted, teleport
 from lossatlas.teleport.general_linear import GeneralLinear
 from lossatlas.teleport.groups import PositiveScaling
+from lossatlas.teleport.sharpness import largest_eigenvalue
 
 ROWS, INPUTS, HIDDEN, OUTPUTS = 4, 5, (6, 7), 8
-EPOCHS, AT = 300, 5
 PUBLISHED_SEEDS = 5
 
 
@@ -79,12 +80,11 @@ def _released(setting: Setting, refresh: bool):
 def arms(setting: Setting, seeds: Sequence[int], settings: Mapping[str, Any]) -> dict[str, Callable]:
     """{arm: (problem, theta, off-batch problem) -> Teleported}, the shift and loss placebos left out."""
     draws = tuple(seed("teleport", "regression", "draw", n) for n in seeds)
-    sharp = [seed("teleport", "regression", "sharpness", n) for n in seeds]
 
     def go(kind, search, exact=True):
         def move(problem, theta, elsewhere):
             group = kind(problem) if kind else None
-            return teleport(problem, theta, group, search, off_batch=elsewhere, sharpness_seeds=sharp, exact=exact)
+            return teleport(problem, theta, group, search, off_batch=elsewhere, exact=exact)
 
         return move
 
@@ -140,17 +140,29 @@ def _warm_up(optimizer: str, setting: Setting, problem, theta: Tensor) -> tuple[
     return descent, [descent.step(problem) for _ in range(AT)]
 
 
+def wide(problem: HalfSquares, multiple: int) -> HalfSquares:
+    """The problem of `multiple` runs of each member."""
+    return replace(problem, x=problem.x.repeat_interleave(multiple, 0), y=problem.y.repeat_interleave(multiple, 0))
+
+
+def _sharpness(problem: HalfSquares, thetas: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+    """lambda_max (k, m) at each of m ensembles (k, P), all together; Lanczos starts the same for all of a seed."""
+    sharp = [seed("teleport", "regression", "sharpness", n) for n in seeds for _ in thetas]
+    found = largest_eigenvalue(wide(problem, len(thetas)), torch.stack(thetas, 1).flatten(0, 1), sharp)
+    return found.unflatten(0, (len(seeds), len(thetas)))
+
+
 def _go_on(descent: Descent, problem, optimizer, rates: Sequence[float], states: list[tuple[Tensor, Tensor | None]]):
     """Losses (k, arms, rates, epochs from the teleport on) from each arm's parameters (k, P) and AdaGrad sums."""
     k, multiple = len(descent.theta), len(states) * len(rates)
-    wide = replace(problem, x=problem.x.repeat_interleave(multiple, 0), y=problem.y.repeat_interleave(multiple, 0))
+    many = wide(problem, multiple)
     theta = torch.stack([theta for theta, _ in states], 1).repeat_interleave(len(rates), 1).flatten(0, 1)
     rate = torch.tensor(list(rates) * (k * len(states)), dtype=theta.dtype)
     going = Descent(theta, optimizer, rate)
     if optimizer == "adagrad":
         sums = torch.stack([s for _, s in states], 1).repeat_interleave(len(rates), 1).flatten(0, 1)
         going.optimizer.set_moments(None, sums)
-    losses = torch.stack([going.step(wide) for _ in range(EPOCHS - AT)], -1)
+    losses = torch.stack([going.step(many) for _ in range(EPOCHS - AT)], -1)
     stopped = going.diverged_at[:, None] >= 0
     late = torch.arange(EPOCHS - AT) >= going.diverged_at[:, None]
     return torch.where(stopped & late, torch.inf, losses).unflatten(0, (k, len(states), len(rates)))
@@ -182,11 +194,15 @@ def _runs(optimizer: str, setting: Setting, seeds, settings) -> tuple[list[dict]
     rates = [setting.rate * m for m in settings[f"{optimizer}_multiples"]]
     losses = _go_on(descent, problem, optimizer, rates, states)
     before = torch.stack(early, -1)
+    sharpness = _sharpness(problem, [theta for theta, _ in states], seeds)  # the first arm has not moved
     rows = [
         row
         for i, (arm, found) in enumerate(moves.items())
-        for row in _rows(optimizer, arm, found, problem, theta, states[i][0], seeds, rates, settings, losses[:, i])
-    ]
+        for row in _rows(
+            optimizer, arm, found, problem, theta, states[i][0], seeds, rates, settings, losses[:, i],
+            sharpness[:, [0, i]],
+        )
+    ]  # fmt: skip
     curves = {
         f"{optimizer}/{arm}": torch.cat([before[:, None].expand(-1, len(rates), -1), losses[:, i]], -1).float()
         for i, arm in enumerate(moves)
@@ -194,8 +210,8 @@ def _runs(optimizer: str, setting: Setting, seeds, settings) -> tuple[list[dict]
     return rows, curves
 
 
-def _rows(optimizer, arm, found, problem, theta, moved, seeds, rates, settings, losses) -> list[dict]:
-    """Rows of one arm; losses (seeds, rates, epochs)."""
+def _rows(optimizer, arm, found, problem, theta, moved, seeds, rates, settings, losses, sharpness) -> list[dict]:
+    """Rows of one arm; losses (seeds, rates, epochs), sharpness before and after (seeds, 2)."""
     nothing = torch.full((len(seeds),), torch.nan)
     before, after = problem(theta), problem(moved)
     gain = ensemble.gradient(problem, moved)[1].norm(dim=-1) / ensemble.gradient(problem, theta)[1].norm(dim=-1)
@@ -203,8 +219,8 @@ def _rows(optimizer, arm, found, problem, theta, moved, seeds, rates, settings, 
         "loss_change": (after - before) / before,
         "off_batch_change": nothing if found is None else found.off_batch_change,
         "gain": gain,
-        "sharpness_before": nothing if found is None else found.sharpness_before,
-        "sharpness_after": nothing if found is None else found.sharpness_after,
+        "sharpness_before": sharpness[:, 0],
+        "sharpness_after": sharpness[:, 1],
         "distance": (moved - theta).norm(dim=-1),
         "condition": nothing if found is None else found.condition,
         "spread": nothing if found is None else found.spread,

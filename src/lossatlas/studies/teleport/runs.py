@@ -6,12 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from lossatlas import data
-from lossatlas.studies.teleport import baubels, classifiers, functions, regression
+from lossatlas.studies.teleport import bands, baubels, classifiers, functions, regression
 
 ON_DATA = {
     "schedules": classifiers.schedules,
     "optimizers": classifiers.optimizers,
     "control": classifiers.control,
+    "bands": bands.measure,
     "off_batch": classifiers.off_batch,
     "baubels": baubels.measure,
 }
