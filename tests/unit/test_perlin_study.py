@@ -16,9 +16,12 @@ from lossatlas.composite import PowerWeighting, combine, gramian
 from lossatlas.config import load_schema, validate
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import perlin as figures
-from lossatlas.studies.perlin import common, densities, descents, measurements, plan, smoothness
+from lossatlas.studies.perlin import common, densities, descents, plan, smoothness
 from lossatlas.studies.perlin.landscapes import aligned_layer, layer
-from lossatlas.studies.perlin.measurements import MEASURES, Tables, density_ratio, measure, tuned
+from lossatlas.studies.perlin.measurements import MEASURES, arrivals, common_minima, measure, stalling
+from lossatlas.studies.perlin.measurements.arrivals import tuned
+from lossatlas.studies.perlin.measurements.evidence import Tables
+from lossatlas.studies.perlin.measurements.stalling import density_ratio
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,8 +179,8 @@ def test_for_one_layer_all_power_weightings_are_the_layer(tables):
 
 
 def test_poincare_hopf_and_two_layers(tables):
-    assert measurements.poincare_hopf(tables).value == 0
-    assert measurements.two_layers(tables).value < 0.001
+    assert stalling.poincare_hopf(tables).value == 0
+    assert stalling.two_layers(tables).value < 0.001
 
 
 def test_aligned_layers_are_the_same_for_every_part():
@@ -203,13 +206,13 @@ def only(**parts):
 
 
 def test_slopes_of_exact_laws():
-    assert measurements.p_power_grid(only(counts={"white": white_table(lambda n: 9.0**-n)})).value == pytest.approx(
+    assert common_minima.p_power_grid(only(counts={"white": white_table(lambda n: 9.0**-n)})).value == pytest.approx(
         1, abs=1e-6
     )
-    half = measurements.p_power_grid(only(counts={"white": white_table(lambda n: 9.0 ** (-n / 2))}))
+    half = common_minima.p_power_grid(only(counts={"white": white_table(lambda n: 9.0 ** (-n / 2))}))
     assert half.value == pytest.approx(0.5, abs=1e-6)
     together = white_table(lambda n: 9.0**-1).rename(columns={"values": "x"}).assign(correlation=0.5)
-    index = measurements.harmony(only(counts={"correlated": together}))
+    index = common_minima.harmony(only(counts={"correlated": together}))
     assert index.value == pytest.approx(0.25, abs=1e-6)  # identical layers: 1 / n
 
 
@@ -218,7 +221,7 @@ def test_a_layer_that_shares_more_minima_than_it_has_is_found():
     smooth = pd.DataFrame(
         [{"kind": "a", "field": 0, "parameter": 2.0, "measure": "grid", "n": n, "count": 5} for n in (1, 2)]
     )
-    assert measurements.two_vs_one(only(counts={"white": wrong, "smooth": smooth})).value == 6
+    assert common_minima.two_vs_one(only(counts={"white": wrong, "smooth": smooth})).value == 6
 
 
 def density_table(fine_bias):
@@ -306,10 +309,10 @@ def test_figures_are_drawn_from_the_summary_tables(tables, tmp_path):
     gallery = smoothness.gallery(plan.smoothness(settings("smoke")))
     drawn = {
         "gallery": figures.gallery({name: picture.numpy() for name, picture in gallery.items()}),
-        "rates": figures.rates(measurements.rates(tables)),
-        "densities": figures.densities(measurements.ratios(tables), measurements.limits(tables)),
-        "success": figures.success(measurements.success(tables)),
-        "failures": figures.failures(measurements.success(tables)),
+        "rates": figures.rates(common_minima.rates(tables)),
+        "densities": figures.densities(stalling.ratios(tables), stalling.limits(tables)),
+        "success": figures.success(arrivals.success(tables)),
+        "failures": figures.failures(arrivals.success(tables)),
     }
     for name, figure in drawn.items():
         figures.save(figure, tmp_path / f"{name}.png")
