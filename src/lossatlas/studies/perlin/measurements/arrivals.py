@@ -199,10 +199,15 @@ def _high(dim: int) -> Callable[[Tables], Interval | None]:
 
 POINT = "pointwise"
 MEASURES: Measures = {
-    **{f"perlin.more_is_better_{kind}": _more_is_better(kind) for kind in ("desert", "funnel", "bowl")},
+    **{
+        f"perlin.more_is_better_{kind}": _more_is_better(kind)
+        for kind in ("desert", "funnel", "bowl", "desert3d", "funnel3d")
+    },
     "perlin.dynamic_needed": _difference("funnel", (POINT, README_ARM), (POINT, "sum")),
     "perlin.dynamic_needed_fixed": _difference("funnel", (POINT, README_ARM), (POINT, "sum"), "fixed"),
     "perlin.dynamic_against_noise": _difference("funnel", (POINT, README_ARM), ("control", "noise")),
+    "perlin.dynamic_needed_space": _difference("funnel3d", (POINT, README_ARM), (POINT, "sum")),
+    "perlin.dynamic_against_noise_space": _difference("funnel3d", (POINT, README_ARM), ("control", "noise")),
     "perlin.switching_against_noise": _difference("funnel", ("control", "switch"), ("control", "noise")),
     "perlin.noise_against_sum": _difference("funnel", ("control", "noise"), (POINT, "sum")),
     "perlin.largest_against_sum": _difference("funnel", (POINT, "max"), (POINT, "sum")),

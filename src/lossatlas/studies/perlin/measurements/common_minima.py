@@ -101,6 +101,21 @@ def equal_p(tables: Tables) -> Interval | None:
     return statistics.exact(max(found), len(one))
 
 
+def equal_p_dispersion(tables: Tables) -> Interval | None:
+    """Variance of the number of minima over single layers over its mean, 1 for a Poisson process; the largest kind."""
+    one = tables.counts["smooth"]
+    one = one[one["measure"] == "one"]
+    found = [float(cell["count"].var() / cell["count"].mean()) for _, cell in one.groupby("kind")]
+    return statistics.exact(max(found), len(one))
+
+
+def ties(tables: Tables) -> Interval:
+    """Share of sites of single white-noise layers that equal their next neighbour along an axis, the largest arm."""
+    white = tables.counts["white"]
+    found = white.groupby(["dim", "neighbours", "values"])[["ties", "sites"]].sum()
+    return statistics.exact(float((found["ties"] / found["sites"]).max()), int(found["sites"].sum()))
+
+
 def _white_arm(table: pd.DataFrame, dim: int, neighbours: str, values: str) -> pd.DataFrame:
     return table[(table["dim"] == dim) & (table["neighbours"] == neighbours) & (table["values"] == values)]
 
@@ -239,6 +254,8 @@ def bowl(tables: Tables) -> Interval:
 MEASURES: Measures = {
     "perlin.two_vs_one": two_vs_one,
     "perlin.equal_p": equal_p,
+    "perlin.equal_p_dispersion": equal_p_dispersion,
+    "perlin.ties": ties,
     "perlin.p_power_n_grid": p_power_grid,
     "perlin.p_power_n_arms": p_power_arms,
     "perlin.p_power_n_smooth": p_power_smooth,

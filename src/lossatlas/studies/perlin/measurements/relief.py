@@ -26,6 +26,7 @@ MEASURES: Measures = {
     "perlin.composite_smoother": _smoother("persistent", "sum"),
     "perlin.composite_smoother_raw": _smoother("minima", "sum"),
     "perlin.composite_smoother_variation": _smoother("variation", "sum"),
+    "perlin.composite_smoother_energy": _smoother("energy", "sum"),
     "perlin.composite_smoother_unaligned": _smoother("persistent", "sum", "none"),
     "perlin.largest_gradient_smoother": _smoother("persistent", "max_pasted"),
     "perlin.largest_gradient_potential": _smoother("persistent", "max_potential"),
