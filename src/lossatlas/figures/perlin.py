@@ -81,7 +81,7 @@ def rates(rates: pd.DataFrame) -> Figure:
             if c == 0:
                 axes[1].plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
             _points(axes[1], cell, label, colour, "o", line=c > 0)
-            last = cell[cell["count"] > 0].iloc[-1]
+            last = cell[cell["rate"] > 1.5e-6].iloc[-1]  # within the axis
             style.tag(axes[1], label, (last["n"] + 0.25, last["rate"] * 0.85), colour)
         axes[1].set(title="b  layers sharing a part c", xlim=(0.6, 10.8), ylim=(1e-6, 0.3))
         smooth = rates[(rates["field"] == "se2d") & (rates["arm"] == "near")]
@@ -157,7 +157,7 @@ def _ratios(axes: Axes, table: pd.DataFrame, limits: pd.DataFrame | None) -> Non
         style.tag(axes, "n → ∞", (most * 1.15, 0.02), "0.35", xycoords=("data", "axes fraction"))
     n = np.array([1, most])
     axes.plot(n, n, **style.THRESHOLD)
-    style.tag(axes, "n times", (most * 0.62, most * 0.75), "0.35", ha="right")
+    style.tag(axes, "n times", (4.4, 2.9), "0.35")
     ticks = sorted(set(table["n"]))
     axes.set(xscale="log", yscale="log", xlabel="layers n")
     axes.set_xticks(ticks, ticks)

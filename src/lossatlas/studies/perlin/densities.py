@@ -76,11 +76,11 @@ class Composites:
 def measure(kind: str, settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
     """Rows (samples, landscape, n, arm, volume, flow, pasted, potential, rest, unbalanced) of one kind of field.
 
-    flow, pasted, potential: counts F, V, P (pasted is missing where an arm pastes no values, flow for the largest
-    gradient in space, where it jumps); rest: energy share of v that no potential has; unbalanced: |attractors +
-    repellers - saddles|, in space the sum of degrees, 0 by Poincaré–Hopf. The arm `layers` (n the largest) counts the
-    minima of every layer by itself, its volume that of all. The finer grid is counted on the first quarter of the
-    landscapes, for extrapolation in the step.
+    flow, pasted, potential: counts F, V, P (pasted is missing where an arm pastes no values; flow for the largest
+    gradient in space, where it jumps, and for q = -1 on the line, where signs cancel on whole intervals);
+    rest: energy share of v that no potential has; unbalanced: |attractors + repellers - saddles|, in space the sum of
+    degrees, 0 by Poincaré–Hopf. The arm `layers` (n the largest) counts the minima of every layer by itself, its volume
+    that of all. The finer grid is counted on the first quarter of the landscapes, for extrapolation in the step.
     """
     dim = DIMS.get(kind, 2)
     side, sizes, rows = settings["side"], settings["team_sizes"], []
@@ -107,7 +107,7 @@ def _counts(composites: Composites, dim: int, side: int) -> list[dict[str, Any]]
     for arm in ARMS:
         direction, value = composites.direction(arm), composites.value.get(arm)
         if dim == 1:
-            flow, unbalanced = upward_crossings(direction[:, 0]), 0
+            flow, unbalanced = (nan if arm == "q=-1" else upward_crossings(direction[:, 0])), 0
         elif dim == 2:
             found = sliding_points(direction) if arm == "max" else stall_points(direction)
             flow, unbalanced = found.attractors, found.attractors + found.repellers - found.saddles
