@@ -1,8 +1,9 @@
 """Where a field of values or directions on a periodic grid comes to rest: minima, attractors, basins, barriers.
 
 A composite direction v need not be a gradient, so "local minimum" has three meanings, all of them counted here: (F)
-attractors of dx/dt = -v, by winding numbers; (V) strict minima of the values that the composite pastes together; (P)
-minima of the potential whose gradient is closest to v. Grids are (*batch, *grid), directions (*batch, d, *grid).
+attractors of dx/dt = -v, by winding numbers and, in space, degrees; (V) strict minima of the values that the composite
+pastes together; (P) minima of the potential whose gradient is closest to v. Grids are (*batch, *grid), directions
+(*batch, d, *grid).
 """
 
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def winding_numbers(direction: Tensor) -> Tensor:
 
 
 class StallPoints(NamedTuple):
-    """Numbers (*batch,) of zeros of a direction by kind; attractors + repellers = saddles on the torus."""
+    """Numbers (*batch,) of zeros of a direction in the plane by kind; attractors + repellers = saddles on the torus."""
 
     attractors: Tensor
     repellers: Tensor
@@ -101,10 +102,11 @@ def sliding_points(direction: Tensor) -> StallPoints:
     """
     _in_the_plane(direction)
     batch, size = direction.shape[:-3], direction.shape[-2:]
-    winding = winding_numbers(direction).reshape(-1, *size).numpy()
-    spread = divergence(direction).reshape(-1, *size).numpy()
-    counts = torch.tensor([_clusters(w, d) for w, d in zip(winding, spread, strict=True)], dtype=torch.int64)
-    return StallPoints(*counts.reshape(*batch, 3).unbind(-1))
+    winding = winding_numbers(direction).reshape(-1, *size).cpu().numpy()
+    spread = divergence(direction).reshape(-1, *size).cpu().numpy()
+    counts = [_clusters(w, d) for w, d in zip(winding, spread, strict=True)]
+    found = torch.tensor(counts, dtype=torch.int64, device=direction.device)
+    return StallPoints(*found.reshape(*batch, 3).unbind(-1))
 
 
 def _clusters(winding: np.ndarray, spread: np.ndarray) -> tuple[int, int, int]:
@@ -125,6 +127,78 @@ def _clusters(winding: np.ndarray, spread: np.ndarray) -> tuple[int, int, int]:
 def _in_the_plane(direction: Tensor) -> None:
     if direction.dim() < 3 or direction.shape[-3] != 2:
         raise LossAtlasError("windings are counted in two dimensions: give directions (..., 2, X, Y)")
+
+
+class SpaceStallPoints(NamedTuple):
+    """Numbers (*batch,) of zeros of a direction in space: attractors, and the sum of all degrees, 0 on the torus."""
+
+    attractors: Tensor
+    degree: Tensor
+
+
+CUBE = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+CUBES = 4096  # that are looked at together, for the cache's sake
+# The faces of a cube as triangles of its corners, seen from outside. Opposite faces are cut along the same diagonal, so
+# that the cubes on both sides of a face see the same two triangles, with opposite orientation.
+TRIANGLES = [
+    *((0, 1, 3), (0, 3, 2)),
+    *((4, 7, 5), (4, 6, 7)),
+    *((0, 5, 1), (0, 4, 5)),
+    *((2, 3, 7), (2, 7, 6)),
+    *((0, 2, 6), (0, 6, 4)),
+    *((1, 7, 3), (1, 5, 7)),
+]
+
+
+def space_stall_points(direction: Tensor) -> SpaceStallPoints:
+    """Zeros of a 3-D direction (*batch, 3, X, Y, Z) of dx/dt = -v, for v continuous at the scale of the grid.
+
+    The degree of v on the surface of a grid cube is the solid angle that its triangles see, over 4 pi; a zero of degree
+    +1 attracts where all eigenvalues of the finite-difference Jacobian have positive real parts (Routh and Hurwitz).
+    Only cubes in which every component changes its sign can hold a zero. Neighbours share triangles, so the degrees add
+    up to 0 on the torus (Poincaré–Hopf). Raises `LossAtlasError` for other dimensions.
+    """
+    if direction.dim() < 4 or direction.shape[-4] != 3:
+        raise LossAtlasError("degrees are counted in three dimensions: give directions (..., 3, X, Y, Z)")
+    batch = direction.shape[:-4]
+    fields = direction.reshape(-1, *direction.shape[-4:])
+    positive = fields > 0
+    some = every = positive
+    for axis in (-3, -2, -1):
+        some, every = some | some.roll(-1, axis), every & every.roll(-1, axis)
+    size = fields.shape[-3:]
+    found = torch.zeros(2, len(fields), dtype=torch.int64, device=direction.device)
+    for cubes in (some & ~every).all(1).nonzero().split(CUBES):
+        field, *place = cubes.unbind(-1)
+        sites = ([(p + b) % n for p, b, n in zip(place, bits, size, strict=True)] for bits in CUBE)
+        corners = torch.stack([fields[(field, slice(None), *site)] for site in sites], 1).double()  # (cubes, 8, 3)
+        degree = _degrees(corners)
+        found[0].index_add_(0, field, degree.clamp_min(0) * _attracting(corners))
+        found[1].index_add_(0, field, degree)
+    return SpaceStallPoints(*found.reshape(2, *batch))
+
+
+def _degrees(corners: Tensor) -> Tensor:
+    """Degrees (m,) of directions at the corners (m, 8, 3) of cubes: sum of 2 atan2(a·(b x c), 1 + ab + bc + ca) / 4 pi.
+
+    The solid angle of a triangle of unit vectors a, b, c (van Oosterom and Strackee 1983).
+    """
+    unit = corners / corners.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    a, b, c = unit[:, TRIANGLES].unbind(2)  # (m, 12, 3) each
+    volume = (a * torch.linalg.cross(b, c)).sum(-1)
+    aperture = 1 + ((a * b).sum(-1) + (c * a).sum(-1)) + (b * c).sum(-1)
+    return (torch.atan2(volume, aperture).sum(-1) / (2 * torch.pi)).round().long()
+
+
+def _attracting(corners: Tensor) -> Tensor:
+    """Whether all eigenvalues of the Jacobian of cubes (m, 8, 3) have positive real parts: (m,) bool."""
+    cube = corners.unflatten(1, (2, 2, 2))
+    slopes = [cube.select(axis, 1).mean((1, 2)) - cube.select(axis, 0).mean((1, 2)) for axis in (1, 2, 3)]
+    jacobian = torch.stack(slopes, -1)
+    trace = jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
+    minors = (trace.square() - (jacobian @ jacobian).diagonal(dim1=-2, dim2=-1).sum(-1)) / 2
+    determinant = torch.linalg.det(jacobian)
+    return (trace > 0) & (determinant > 0) & (trace * minors > determinant)
 
 
 def divergence(direction: Tensor) -> Tensor:
@@ -156,10 +230,15 @@ def potential(direction: Tensor, side: float) -> tuple[Tensor, Tensor]:
     weight[0] = 1.0
     if grid[-1] % 2 == 0:
         weight[-1] = 1.0
-    gradient_energy = (found.abs().square() * square * weight).sum(axes)
-    energy = (spectrum.abs().square().sum(-dim - 1) * weight).sum(axes)
+    gradient_energy = (_squared(found) * square * weight).sum(axes)
+    energy = (_squared(spectrum).sum(-dim - 1) * weight).sum(axes)
     rest = (1 - gradient_energy / energy.clamp_min(1e-300)).clamp_min(0)
     return torch.fft.irfftn(found, s=grid, dim=axes), rest
+
+
+def _squared(z: Tensor) -> Tensor:
+    """|z|², without the square root that `abs` takes."""
+    return torch.view_as_real(z).square().sum(-1)
 
 
 def _space(direction: Tensor) -> int:

@@ -10,6 +10,7 @@ from lossatlas.critical_points import (
     neighbour_count,
     potential,
     sliding_points,
+    space_stall_points,
     stall_points,
     strict_minima,
     upward_crossings,
@@ -203,3 +204,53 @@ def test_basins_agree_with_flooding():
             assert not joined(barrier - 1e-9, site, home)
     assert int(strict_minima(torch.as_tensor(values), 2).sum()) == len(found.site)
     assert np.isinf(found.death).sum() == 1
+
+
+# --- three dimensions -------------------------------------------------------------------------------------------------
+
+
+def space(size=24):
+    axis = 2 * torch.pi * (torch.arange(size) + 0.3) / size
+    return torch.meshgrid(axis, axis, axis, indexing="ij")
+
+
+def test_zeros_of_a_known_field_in_space():
+    """-cos x - cos y - cos z has one minimum among its eight critical points; so have its turned and reversed flows."""
+    x, y, z = space()
+    gradient = torch.stack([x.sin(), y.sin(), z.sin()])
+    spiral = torch.stack(
+        [x.sin() + 2 * y.sin(), y.sin() - 2 * x.sin(), z.sin()]
+    )  # eigenvalues 1 ± 2i, 1 at the minimum
+    found = space_stall_points(torch.stack([gradient, spiral, -gradient]))
+    assert found.attractors.tolist() == [1, 1, 1]
+    assert found.degree.tolist() == [0, 0, 0]
+    twisted = torch.stack(
+        [y.sin(), z.sin(), x.sin()]
+    )  # a cyclic permutation: eigenvalues 1, -1/2 ± i √3/2, no attractor
+    assert space_stall_points(twisted).attractors == 0
+    assert space_stall_points(torch.stack([x.sin() + 2, y.sin(), z.sin()])) == (0, 0)
+
+
+def test_degrees_in_space_add_up_to_nothing_for_every_composite():
+    layers = GaussianField.torus("space", layers=list(range(3)), dim=3, side=6.0)
+    slopes = layers.dense(4)[1]  # (3, 3, 24, 24, 24)
+    lengths = slopes.norm(dim=1, keepdim=True)
+    for q in (-2.0, 0.0, 1.0, 4.0):
+        assert space_stall_points((slopes * lengths**q).sum(0)).degree == 0
+    largest = slopes.gather(0, lengths.argmax(0, keepdim=True).expand(1, 3, -1, -1, -1))
+    assert space_stall_points(largest).degree == 0
+
+
+def test_attractors_in_space_are_the_minima_of_the_values():
+    """For a gradient, up to minima at whose place the grid is too coarse."""
+    field = GaussianField.torus("minima", layers=[0, 1, 2, 3], dim=3, side=8.0)
+    value, slope = field.dense(8)
+    found = space_stall_points(slope).attractors
+    expected = strict_minima(value, 3).sum((-3, -2, -1))
+    assert expected.sum() > 40
+    assert ((found - expected).abs() <= 1).all()
+
+
+def test_degrees_need_three_dimensions():
+    with pytest.raises(LossAtlasError, match="three dimensions"):
+        space_stall_points(torch.zeros(2, 8, 8))

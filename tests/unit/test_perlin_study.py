@@ -1,6 +1,7 @@
 """The noise study: its plan, its parts against slow versions, and its measures on tables whose answer is known."""
 
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,22 @@ import pytest
 import torch
 import yaml
 from matplotlib import pyplot as plt
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from lossatlas import statistics
+from lossatlas import statistics, theory
 from lossatlas.claims import load_ledger, measurement_rows
 from lossatlas.composite import PowerWeighting, combine, gramian
 from lossatlas.config import load_schema, validate
+from lossatlas.critical_points import stall_points, strict_minima
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import perlin as figures
-from lossatlas.studies.perlin import common, densities, descents, measurements, plan, smoothness
+from lossatlas.studies.perlin import common, densities, descents, plan, smoothness
 from lossatlas.studies.perlin.landscapes import aligned_layer, layer
-from lossatlas.studies.perlin.measurements import MEASURES, Tables, density_ratio, measure, tuned
+from lossatlas.studies.perlin.measurements import MEASURES, arrivals, common_minima, measure, stalling
+from lossatlas.studies.perlin.measurements.arrivals import tuned
+from lossatlas.studies.perlin.measurements.evidence import Tables
+from lossatlas.studies.perlin.measurements.stalling import density_ratio
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,10 +37,12 @@ def settings(tier="default"):
 
 @pytest.fixture(scope="module")
 def tables():
-    """The study at the size of the smoke tier."""
+    """The study at the size of the smoke tier, and three dimensions beside it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     config = settings("smoke")
+    config["fields"].append({"name": "se3d", "side": 6, "samples": [2, 4], "landscapes": 4})
+    config["space"] |= {"kinds": ["funnel3d"], "samples": 5, "landscapes": 2, "team_sizes": [1, 4]}
     counts = plan.counts(config)
     found = Tables(
         {
@@ -59,7 +68,7 @@ def tables():
 def test_every_tier_has_a_plan():
     for tier in ("smoke", "default", "paper"):
         config = settings(tier)
-        assert set(plan.descents(config)) == {*config["kinds"], "high"}
+        assert set(plan.descents(config)) == {*config["kinds"], *config["space"]["kinds"], "high"}
         assert all(s["team_sizes"][0] == 1 for s in plan.densities(config).values())
 
 
@@ -112,14 +121,65 @@ def test_running_composites_are_those_of_all_gradients_at_once():
     assert torch.equal(composites.value["max"], values.gather(-1, largest[..., None])[..., 0])
 
 
-def test_memory_does_not_grow_with_the_number_of_layers():
-    composites = densities.Composites()
-    sizes = []
-    for number in range(4):
-        composites.add(*layer("perlin", [0], number, 8).dense(4), 2)
-        kept = [*composites._total.values(), *composites._norm.values(), *composites.value.values(), composites.longest]
-        sizes.append(sum(t.numel() for t in kept))
-    assert len(set(sizes)) == 1
+class PeakBytes(TorchDispatchMode):
+    """The most bytes that tensors held at once while it was entered, each storage counted once."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.users, self.peak = {}, {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and id(tensor) not in self.users:
+                storage = tensor.untyped_storage()
+                place = storage.data_ptr()
+                self.users[id(tensor)] = place
+                count, _ = self.live.get(place, (0, 0))
+                self.live[place] = (count + 1, storage.nbytes())
+                weakref.finalize(tensor, self._release, id(tensor), place)
+        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
+        return out
+
+    def _release(self, key, place):
+        del self.users[key]
+        count, size = self.live[place]
+        if count == 1:
+            del self.live[place]
+        else:
+            self.live[place] = (count - 1, size)
+
+
+def peak_bytes(function, *args):
+    with PeakBytes() as watched:
+        function(*args)
+    return watched.peak
+
+
+def test_the_watch_on_memory_sees_what_is_held_and_what_is_let_go():
+    def hold(n):
+        return sum(torch.stack([torch.ones(1000) for _ in range(n)]))
+
+    assert peak_bytes(hold, 8) > 1.8 * peak_bytes(hold, 4)
+    assert 4000 <= peak_bytes(lambda: [torch.ones(1000).sum() for _ in range(9)]) < 9000
+
+
+@pytest.mark.parametrize(("kind", "side"), [("se1d", 400), ("perlin_phase", 12), ("se3d", 6)])
+def test_memory_of_densities_does_not_grow_with_the_number_of_layers(kind, side):
+    few, many = (
+        peak_bytes(densities.measure, kind, {"landscapes": 1, "team_sizes": [1, n], "side": side, "samples": [4, 8]})
+        for n in (3, 12)
+    )
+    assert few > 30_000
+    assert many < 1.05 * few  # nine more layers of a tenth to a twentieth each would double it
+
+
+def test_memory_of_counts_does_not_grow_with_the_number_of_layers():
+    """The number of layers follows from the number of fields alone: 16 fields of one size against one."""
+    few, many = (peak_bytes(common.white, {"white_fields": fields, "white_sites": 4096}) for fields in (1, 16))
+    sizes = [max(row["n"] for row in common.white({"white_fields": f, "white_sites": 4096})) for f in (1, 16)]
+    assert sizes[1] > sizes[0] + 1
+    assert many < 1.05 * few
 
 
 def test_shifting_leaves_densities_where_they_were(tables):
@@ -143,6 +203,62 @@ def test_grids_are_read_exactly_where_they_have_points():
     torch.testing.assert_close(between, (field[:, :, 0, 0] + field[:, :, 1, 0]) / 2, rtol=0, atol=1e-5)
 
 
+def test_grids_in_space_are_read_exactly_where_they_have_points():
+    field = torch.randn(2, 3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    grid = descents.Grid(field, side=4)
+    index = [[0, 0, 0], [3, 7, 1], [7, 2, 5]]
+    points = (torch.tensor(index) / 2.0).expand(2, -1, -1)
+    expected = torch.stack([field[:, :, i, j, k] for i, j, k in index], -1)
+    torch.testing.assert_close(grid(points), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(grid(points - 4), expected, rtol=0, atol=1e-4)  # the torus
+    between = grid(torch.tensor([0.0, 0.25, 0.0]).expand(2, 1, -1))[:, :, 0]
+    torch.testing.assert_close(between, (field[:, :, 0, 0, 0] + field[:, :, 0, 1, 0]) / 2, rtol=0, atol=1e-5)
+
+
+def test_averaged_norms_without_a_memory_of_change_are_pointwise_ones():
+    """On constant gradients a running mean is the norm itself, so each power's direction is its pointwise one."""
+    gradients = torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(1))
+    grid = descents.Grid(gradients.reshape(1, 8, 1, 1).expand(-1, -1, 4, 4), side=2)
+    direction = descents._averaged(grid, 4)
+    x = torch.rand(1, len(descents.POWERS), 1, 3, 2)
+    for step in range(3):
+        found = direction(x, step)
+    for i, q in enumerate(descents.POWERS):
+        expected = combine(PowerWeighting(q)(gramian(gradients[0])), gradients[0])
+        torch.testing.assert_close(found[0, i, 0], expected.expand(3, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_every_power_is_an_arm_wherever_composites_are_compared(tables):
+    powers = {"q=-2", "q=-1", "q=0.5", "q=1", "q=2", "q=4"}
+    assert all(powers < set(table["arm"]) for table in tables.densities.values())
+    for kind in ("funnel", "funnel3d"):
+        table = tables.descents[kind]
+        assert powers < set(table.loc[table["family"] == "pointwise", "arm"])
+        assert {f"ema {q}" for q in powers} < set(table.loc[table["family"] == "control", "arm"])
+    assert {"q=-2", "q=1", "q=4"} < set(tables.descents["high"]["arm"])
+
+
+def test_weights_that_fall_steeply_keep_the_minima_of_every_layer():
+    """q < -1: where one gradient vanishes its weight is all and v is that gradient to first order: they stay."""
+    layers = [layer("se2d", [0], number, 8).dense(64) for number in range(2)]
+    composites = densities.Composites(powers=(-2.0,))
+    for value, slope in layers:
+        composites.add(value, slope, 2)
+    minima = sum(int(strict_minima(value, 2).sum()) for value, _ in layers)
+    assert minima > 6
+    assert int(stall_points(composites.direction("q=-2")).attractors) >= minima
+
+
+def test_counts_at_two_steps_agree_as_their_order_says():
+    """Density of minima of a smooth field against the step h: what is missed falls like h²; 40 fields, three grids."""
+    fields = layer("se2d", list(range(40)), 0, 12)
+    counts = [strict_minima(fields.dense(samples)[0], 2).sum((1, 2)).double() for samples in (3, 6, 12)]
+    first, second = counts[1] - counts[0], counts[2] - counts[1]
+    left = second - first / 4  # zero to second order
+    assert abs(float(left.mean())) < 4 * float(left.std()) / math.sqrt(40)
+    assert abs(float(first.mean())) > abs(float(second.mean()))
+
+
 def test_descents_of_a_bowl_arrive():
     """v = x towards the origin, RMS 1 at distance 1: the offset shrinks by 1 - rate a step."""
     start = torch.tensor([[[1.0, 2.0], [-3.0, 0.5]]])
@@ -159,7 +275,9 @@ def test_every_run_has_one_outcome_and_chunks_change_nothing(tables):
     assert (outcomes == table["runs"]).all()
     assert (table["obnoxious"].fillna(0) <= table["stuck"]).all()
     config = plan.descents(settings("smoke"))["funnel"]
-    alone = pd.DataFrame(descents.measure("funnel", {**config, "landscapes": 2, "chunk": 1, "team_sizes": [1, 2]}))
+    alone = pd.DataFrame(
+        descents.measure("funnel", {**config, "landscapes": 2, "chunk": 1, "team_sizes": [1, 2], "steps": 120})
+    )
     keys = ["family", "landscape", "n", "arm", "rate"]
     both = table.merge(alone, on=keys, suffixes=("", "_alone"))
     assert len(both) == len(alone)
@@ -176,8 +294,8 @@ def test_for_one_layer_all_power_weightings_are_the_layer(tables):
 
 
 def test_poincare_hopf_and_two_layers(tables):
-    assert measurements.poincare_hopf(tables).value == 0
-    assert measurements.two_layers(tables).value < 0.001
+    assert stalling.poincare_hopf(tables).value == 0
+    assert stalling.two_layers(tables).value < 0.001
 
 
 def test_aligned_layers_are_the_same_for_every_part():
@@ -203,13 +321,13 @@ def only(**parts):
 
 
 def test_slopes_of_exact_laws():
-    assert measurements.p_power_grid(only(counts={"white": white_table(lambda n: 9.0**-n)})).value == pytest.approx(
+    assert common_minima.p_power_grid(only(counts={"white": white_table(lambda n: 9.0**-n)})).value == pytest.approx(
         1, abs=1e-6
     )
-    half = measurements.p_power_grid(only(counts={"white": white_table(lambda n: 9.0 ** (-n / 2))}))
+    half = common_minima.p_power_grid(only(counts={"white": white_table(lambda n: 9.0 ** (-n / 2))}))
     assert half.value == pytest.approx(0.5, abs=1e-6)
     together = white_table(lambda n: 9.0**-1).rename(columns={"values": "x"}).assign(correlation=0.5)
-    index = measurements.harmony(only(counts={"correlated": together}))
+    index = common_minima.harmony(only(counts={"correlated": together}))
     assert index.value == pytest.approx(0.25, abs=1e-6)  # identical layers: 1 / n
 
 
@@ -218,7 +336,7 @@ def test_a_layer_that_shares_more_minima_than_it_has_is_found():
     smooth = pd.DataFrame(
         [{"kind": "a", "field": 0, "parameter": 2.0, "measure": "grid", "n": n, "count": 5} for n in (1, 2)]
     )
-    assert measurements.two_vs_one(only(counts={"white": wrong, "smooth": smooth})).value == 6
+    assert common_minima.two_vs_one(only(counts={"white": wrong, "smooth": smooth})).value == 6
 
 
 def density_table(fine_bias):
@@ -238,6 +356,29 @@ def test_density_ratios_are_extrapolated_in_the_step():
     assert density_ratio(table, "sum", 30, base="one").value == pytest.approx(1.0)
     table["flow"] *= 2
     assert density_ratio(table, "q=1", 30).value == pytest.approx(1.34)
+
+
+def test_pasted_minima_are_not_compared_across_steps():
+    """They grow with the grid; their ratio is that of the coarser one, whatever the finer one has."""
+    table = density_table(0.0)
+    table["pasted"] = np.where(table["samples"] == 8, table["flow"], 1e6 * (1 + table["n"]))
+    assert density_ratio(table, "max", 30, "pasted").value == pytest.approx(2.0)
+    rows = stalling.ratios(only(densities={"se2d": table.assign(potential=1.0)}))
+    assert (rows.loc[rows["meaning"] == "pasted", "samples"] == 8).all()
+    assert (rows.loc[rows["meaning"] != "pasted", "samples"] == 0).all()
+
+
+def test_single_layers_in_space_are_held_against_the_formula():
+    """Counts of 0.99 and 0.9975 of the law at h and h / 2 extrapolate to it; unlike volumes are weighed."""
+    law = theory.minima_density(3, 1.0, 3.0)
+    rows = [
+        {"samples": samples, "landscape": i, "n": 30, "arm": "layers", "volume": volume, "flow": share * law * volume}
+        for samples, share, landscapes in ((4, 0.99, 8), (8, 0.9975, 2))
+        for i, volume in zip(range(landscapes), [1e4, 3e4] * 4, strict=False)
+    ]
+    found = stalling.longuet_higgins_space(only(densities={"se3d": pd.DataFrame(rows)}))
+    assert found.value == pytest.approx(1.0)
+    assert found.n == 8
 
 
 def descent_table(best_even, best_odd):
@@ -306,10 +447,10 @@ def test_figures_are_drawn_from_the_summary_tables(tables, tmp_path):
     gallery = smoothness.gallery(plan.smoothness(settings("smoke")))
     drawn = {
         "gallery": figures.gallery({name: picture.numpy() for name, picture in gallery.items()}),
-        "rates": figures.rates(measurements.rates(tables)),
-        "densities": figures.densities(measurements.ratios(tables), measurements.limits(tables)),
-        "success": figures.success(measurements.success(tables)),
-        "failures": figures.failures(measurements.success(tables)),
+        "rates": figures.rates(common_minima.rates(tables)),
+        "densities": figures.densities(stalling.ratios(tables), stalling.limits(tables)),
+        "success": figures.success(arrivals.success(tables)),
+        "failures": figures.failures(arrivals.success(tables)),
     }
     for name, figure in drawn.items():
         figures.save(figure, tmp_path / f"{name}.png")

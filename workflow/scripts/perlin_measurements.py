@@ -4,7 +4,7 @@ with job.start(snakemake):
     from pathlib import Path
 
     from lossatlas import artifacts, claims, tables
-    from lossatlas.studies.perlin import measurements
+    from lossatlas.studies.perlin.measurements import arrivals, common_minima, evidence, measure, stalling
 
     params, inputs, output = snakemake.params, snakemake.input, snakemake.output
 
@@ -12,7 +12,7 @@ with job.start(snakemake):
         return tables.frame(artifacts.load_table(path, parameters={"settings": settings}, code=code))
 
     counts = {name: inputs[name] for name in ("white", "correlated", "smooth", "bowls")}
-    everything = measurements.Tables(
+    everything = evidence.Tables(
         {name: read(path, params.counts, params.counts_code) for name, path in counts.items()},
         {
             Path(path).stem: read(path, params.densities[Path(path).stem], params.densities_code)
@@ -26,8 +26,13 @@ with job.start(snakemake):
     )
     used = [*counts.values(), *inputs.densities, inputs.smoothness, *inputs.descents]
     about = {"parameters": {}, "inputs": used, "code": params.code}
-    rows = claims.measurement_rows(measurements.measure(everything), claims.load_ledger("claims"), output.measurements)
+    rows = claims.measurement_rows(measure(everything), claims.load_ledger("claims"), output.measurements)
     artifacts.save_table(output.measurements, rows, **about)
-    for name in ("rates", "ratios", "limits", "success"):
-        table = getattr(measurements, name)(everything)
-        artifacts.save_table(output[name], table.to_dict("list"), **about)
+    summaries = {
+        "rates": common_minima.rates,
+        "ratios": stalling.ratios,
+        "limits": stalling.limits,
+        "success": arrivals.success,
+    }
+    for name, summary in summaries.items():
+        artifacts.save_table(output[name], summary(everything).to_dict("list"), **about)

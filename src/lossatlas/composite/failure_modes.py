@@ -88,7 +88,7 @@ def displacement_exponent(positions: Tensor) -> Tensor:
     if len(positions) < 3:
         raise LossAtlasError(f"{len(positions)} positions have no exponent: give at least 3")
     square = (positions[1:] - positions[0]).double().square().sum(-1).flatten(1).mean(1).clamp_min(1e-300).log()
-    time = torch.arange(1, len(positions), dtype=torch.float64).log()
+    time = torch.arange(1, len(positions), dtype=torch.float64, device=positions.device).log()
     centred = time - time.mean()
     return (centred * square).sum() / centred.square().sum()
 

@@ -82,7 +82,10 @@ class AveragedPowerWeighting:
         self._mean, self._steps = None, 0
 
     def __call__(self, gramian: Tensor) -> Tensor:
-        lengths = norms(gramian)
+        return self.of_norms(norms(gramian))
+
+    def of_norms(self, lengths: Tensor) -> Tensor:
+        """The weights (..., n) of gradients of these norms (..., n), where nothing else of the Gramian is known."""
         before = torch.zeros_like(lengths) if self._mean is None else self._mean
         self._mean = self.decay * before + (1 - self.decay) * lengths
         self._steps += 1

@@ -15,6 +15,7 @@ __all__ = ["densities", "failures", "gallery", "rates", "save", "success"]
 ARMS = {  # label, colour, marker
     "sum": ("sum", style.BLUE, "o"),
     "weighted_sum": ("random weights", style.SKY, "s"),
+    "q=-2": ("q = −2", style.YELLOW, "<"),
     "q=-1": ("q = −1", style.PINK, "v"),
     "q=0.5": ("q = ½", style.GREEN, "v"),
     "q=1": ("q = 1 (README)", style.ORANGE, "^"),
@@ -25,6 +26,7 @@ ARMS = {  # label, colour, marker
     "switch": ("switching", style.GREY, "*"),
 }
 KINDS = {"desert": "desert (one octave)", "funnel": "funnel (four octaves)", "bowl": "desert + bowl"}
+SPACES = {"desert3d": "desert, 3-D", "funnel3d": "funnel, 3-D"}
 OUTCOMES = {
     "obnoxious": ("stuck, one member holds the team", style.BROWN),
     "stuck": ("stuck otherwise", style.BLUE),
@@ -79,7 +81,7 @@ def rates(rates: pd.DataFrame) -> Figure:
             if c == 0:
                 axes[1].plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
             _points(axes[1], cell, label, colour, "o", line=c > 0)
-            last = cell[cell["count"] > 0].iloc[-1]
+            last = cell[cell["rate"] > 1.5e-6].iloc[-1]  # within the axis
             style.tag(axes[1], label, (last["n"] + 0.25, last["rate"] * 0.85), colour)
         axes[1].set(title="b  layers sharing a part c", xlim=(0.6, 10.8), ylim=(1e-6, 0.3))
         smooth = rates[(rates["field"] == "se2d") & (rates["arm"] == "near")]
@@ -109,66 +111,79 @@ def _points(axes: Axes, cell: pd.DataFrame, label: str, colour: str, marker: str
 
 def densities(ratios: pd.DataFrame, limits: pd.DataFrame) -> Figure:
     """Densities of flow attractors over that of one layer against n, by arm, with the closed forms."""
-    kinds = [kind for kind in ("se1d", "se2d", "perlin_phase") if kind in set(ratios["kind"])]
     titles = {
         "se1d": "Gaussian, 1-D",
         "se2d": "Gaussian, 2-D",
+        "se3d": "Gaussian, 3-D",
         "perlin_phase": "Perlin, 2-D, random phases",
     }
+    kinds = [kind for kind in titles if kind in set(ratios["kind"])]
     with style.paper():
-        width = style.PAGE * len(kinds) / 3
-        figure, axes = plt.subplots(1, len(kinds), figsize=(width, 2.8), layout="constrained", squeeze=False)
-        for ax, kind, letter in zip(axes[0], kinds, "abc", strict=False):
+        rows = -(-len(kinds) // 2)
+        size = (style.PAGE, 2.6 * rows + 0.4)
+        figure, axes = plt.subplots(rows, 2, figsize=size, layout="constrained", squeeze=False)
+        for ax, kind, letter in zip(axes.flat, kinds, "abcd", strict=False):
             table = ratios[(ratios["kind"] == kind) & (ratios["meaning"] == "flow")]
-            most = table["n"].max()
-            for arm, (label, colour, marker) in ARMS.items():
-                cell = table[table["arm"] == arm].sort_values("n")
-                if cell.empty:
-                    continue
-                errors = np.abs(cell[["low", "high"]].to_numpy().T - cell["ratio"].to_numpy())
-                law = cell["law"].notna().all()
-                ax.errorbar(
-                    cell["n"], cell["ratio"], errors, color=colour, marker=marker, markersize=3.5, capsize=2,
-                    linestyle="none" if law else "-", linewidth=0.7, label=label,
-                )  # fmt: skip
-                if law:
-                    ax.plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
-                limit = limits[(limits["arm"] == arm) & (limits["dim"] == (1 if kind == "se1d" else 2))]
-                if kind.startswith("se") and len(limit):
-                    ax.plot([most * 1.25, most * 2.1], [limit["ratio"].iloc[0]] * 2, color=colour, linewidth=1.6)
-            if kind.startswith("se"):
-                style.tag(ax, "n → ∞", (most * 1.15, 0.02), "0.35", xycoords=("data", "axes fraction"))
-            n = np.array([1, 2, 3])
-            ax.plot(n, n, **style.THRESHOLD)
-            style.tag(ax, "n times", (2.35, 2.55), "0.35", ha="right")
-            ticks = sorted(set(table["n"]))
-            ax.set(xscale="log", yscale="log", xlabel="layers n", title=f"{letter}  {titles[kind]}")
-            ax.set_xticks(ticks, ticks)
-            ax.minorticks_off()
-            top = max(3.0, table["high"].max() * 1.1)
-            levels = [value for value in (0.8, 1, 1.5, 2, 3, 4, 6, 8) if value <= top]
-            ax.set_ylim(0.8, top)
-            ax.set_yticks(levels, [f"{value:g}" for value in levels])
-        axes[0, 0].set_ylabel("attractors / those of one layer")
+            _ratios(ax, table, limits[limits["dim"] == int(kind[2])] if kind.startswith("se") else None)
+            ax.set_title(f"{letter}  {titles[kind]}")
+        for ax in axes.flat[len(kinds) :]:
+            ax.set_axis_off()
+        for ax in axes[:, 0]:
+            ax.set_ylabel("attractors / those of one layer")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=-(-len(labels) // 2))
         return figure
 
 
+def _ratios(axes: Axes, table: pd.DataFrame, limits: pd.DataFrame | None) -> None:
+    """One kind of field: every arm against n, closed forms as lines, limits for many layers as dashes at the right."""
+    most = table["n"].max()
+    for arm, (label, colour, marker) in ARMS.items():
+        cell = table[table["arm"] == arm].sort_values("n")
+        if cell.empty:
+            continue
+        errors = np.abs(cell[["low", "high"]].to_numpy().T - cell["ratio"].to_numpy())
+        law = cell["law"].notna().all()
+        axes.errorbar(
+            cell["n"], cell["ratio"], errors, color=colour, marker=marker, markersize=3.5, capsize=2,
+            linestyle="none" if law else "-", linewidth=0.7, label=label,
+        )  # fmt: skip
+        if law:
+            axes.plot(cell["n"], cell["law"], color=colour, linewidth=0.9)
+        if limits is not None and arm in set(limits["arm"]):
+            limit = limits.loc[limits["arm"] == arm, "ratio"].iloc[0]
+            axes.plot([most * 1.25, most * 2.1], [limit] * 2, color=colour, linewidth=1.6)
+    if limits is not None:
+        style.tag(axes, "n → ∞", (most * 1.15, 0.02), "0.35", xycoords=("data", "axes fraction"))
+    n = np.array([1, most])
+    axes.plot(n, n, **style.THRESHOLD)
+    style.tag(axes, "n times", (4.4, 2.9), "0.35")
+    ticks = sorted(set(table["n"]))
+    axes.set(xscale="log", yscale="log", xlabel="layers n")
+    axes.set_xticks(ticks, ticks)
+    axes.minorticks_off()
+    top = max(3.0, table["high"].max() * 1.1)
+    levels = [value for value in (0.8, 1, 2, 4, 8, 16, 32) if value <= top]
+    axes.set_ylim(0.8, top)
+    axes.set_yticks(levels, [f"{value:g}" for value in levels])
+
+
 def success(success: pd.DataFrame) -> Figure:
-    """Success at the tuned step against n by landscape, with the cost of a success beside."""
-    kinds = [kind for kind in KINDS if kind in set(success["kind"])]
+    """Success at the tuned step against n by landscape, with the cost of a success in the funnels."""
+    named = KINDS | SPACES
+    kinds = [kind for kind in named if kind in set(success["kind"])]
     wells = sorted(kind for kind in set(success["kind"]) if kind.endswith("well"))
-    panels = [(kind, "success", KINDS[kind]) for kind in kinds]
+    panels = [(kind, "success", named[kind]) for kind in kinds]
     panels += [(kind, "success", f"Gaussian, {kind}") for kind in wells[:2]]
-    panels += [("funnel" if "funnel" in kinds else kinds[0], "ert", "cost")]
+    funnels = [kind for kind in kinds if kind.startswith("funnel")] or kinds[:1]
+    panels += [(kind, "ert", f"cost, {named[kind].partition(' (')[0]}") for kind in funnels]
     with style.paper():
         rows = -(-len(panels) // 3)
         size = (style.PAGE, 2.2 * rows + 0.4)
         figure, axes = plt.subplots(rows, 3, figsize=size, layout="constrained", squeeze=False)
-        for ax, (kind, column, title), letter in zip(axes.flat, panels, "abcdefghi", strict=False):
+        for ax, (kind, column, title), letter in zip(axes.flat, panels, "abcdefghijkl", strict=False):
             _success(ax, success[success["kind"] == kind], column)
-            ax.set_title(f"{letter}  {title}" + (f", {kind}" if column == "ert" else ""))
+            ax.set_title(f"{letter}  {title}")
             if column == "ert":
                 ax.set_ylabel("gradients a success")
         for ax in axes.flat[len(panels) :]:
@@ -185,7 +200,7 @@ def success(success: pd.DataFrame) -> Figure:
 
 def _success(axes: Axes, table: pd.DataFrame, column: str) -> None:
     rate = "tuned" if "tuned" in set(table["rate"]) else "fixed"
-    chosen = ("sum", "q=-1", "q=1", "q=4", "max", "noise", "switch")
+    chosen = ("sum", "q=-2", "q=-1", "q=1", "q=4", "max", "noise", "switch")
     table = table[(table["rate"] == rate) & table["family"].isin(["pointwise", "control"]) & table["arm"].isin(chosen)]
     arms = [arm for arm in ARMS if arm in set(table["arm"])]
     for i, arm in enumerate(arms):

@@ -34,10 +34,11 @@ def sizes_for(rate: float, sites: float, most: int = 12) -> int:
     return max(2, min(most, int(log(sites / HITS) / -log(rate))))
 
 
-def white(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows (dim, neighbours, values, field, n, sites, common, union, total): streamed over layers.
+def white(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
+    """Rows (dim, neighbours, values, field, n, sites, common, union, total, ties): streamed over layers.
 
-    common, union: sites that are minima of all of, of any of the n layers; total: minima of their sum.
+    common, union: sites that are minima of all of, of any of the n layers; total: minima of their sum; ties: sites that
+    equal their next neighbour along an axis in the n-th layer alone, which rounding makes and no law of minima knows.
     """
     rows = []
     fields, wanted = settings["white_fields"], settings["white_sites"]
@@ -49,15 +50,17 @@ def white(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
             common = union = total = None
             for n in range(1, most + 1):
                 g = generator("white", dim, neighbours, values, number, n)
-                x = _draw(values, (side,) * dim, g)
+                x = _draw(values, (side,) * dim, g).to(device)
                 minima = strict_minima(x, dim, neighbours)
                 common = minima if common is None else common & minima
                 union = minima if union is None else union | minima
                 total = x if total is None else total + x
+                equal = sum((x == x.roll(-1, axis)).sum() for axis in range(dim))
                 counts = {"common": common, "union": union, "total": strict_minima(total, dim, neighbours)}
                 rows.append(
                     {"dim": dim, "neighbours": neighbours, "values": values, "field": number, "n": n, "sites": sites}
                     | {name: int(mask.sum()) for name, mask in counts.items()}
+                    | {"ties": int(equal)}
                 )
     return rows
 
@@ -70,15 +73,15 @@ def _draw(values: str, shape: tuple[int, ...], g: torch.Generator) -> Tensor:
     return uniform if values == "uniform" else -torch.log1p(-uniform.double())
 
 
-def correlated(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def correlated(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
     """Rows (correlation, field, n, sites, common) for layers sqrt(c) f_0 + sqrt(1 - c) e_i of 2-D white noise."""
     rows = []
     side = round(settings["white_sites"] ** 0.5)
     for number in progress(settings["white_fields"], "correlated layers"):
-        shared = torch.randn(side, side, generator=generator("correlated", number, 0))
+        shared = torch.randn(side, side, generator=generator("correlated", number, 0)).to(device)
         common: dict[float, Tensor] = {}
         for n in range(1, CORRELATED_SIZES + 1):
-            own = torch.randn(side, side, generator=generator("correlated", number, n))
+            own = torch.randn(side, side, generator=generator("correlated", number, n)).to(device)
             for c in CORRELATIONS:
                 minima = strict_minima(c**0.5 * shared + (1 - c) ** 0.5 * own, 2)
                 common[c] = common[c] & minima if c in common else minima
@@ -88,7 +91,7 @@ def correlated(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def smooth(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def smooth(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
     """Rows (kind, field, measure, parameter, n, exposure, count) for smooth layers moved at random.
 
     measure `grid`: sites that are strict minima of all n layers on a grid of `parameter` samples a length, exposure the
@@ -103,25 +106,27 @@ def smooth(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
             rows += [
                 {"kind": kind, "field": number, "measure": measure, "parameter": float(parameter), "n": n}
                 | {"exposure": float(exposure), "count": int(count)}
-                for measure, parameter, n, exposure, count in _coincidences(kind, unit, number, side)
+                for measure, parameter, n, exposure, count in _coincidences(kind, unit, number, side, device)
             ]
     return rows
 
 
-def _coincidences(kind: str, unit: float, number: int, side: int) -> Iterator[tuple[str, float, int, float, int]]:
+def _coincidences(
+    kind: str, unit: float, number: int, side: int, device: str
+) -> Iterator[tuple[str, float, int, float, int]]:
     masks: dict[int, Tensor] = {}
     near = None
     for n in range(1, SMOOTH_SIZES + 1):
-        field = layer(kind, [number], n, side)
+        field = layer(kind, [number], n, side, device)
         if kind == "se2d":
-            field = field.shifted(side * torch.rand(2, generator=generator("phase", "se2d", number, n)))
+            field = field.shifted(side * torch.rand(2, generator=generator("phase", "se2d", number, n)).to(device))
         value = field.dense(FINE)[0][0]
         for step in STEPS:
             coarse = value[:: FINE // step, :: FINE // step]
             minima = strict_minima(coarse, 2)
             masks[step] = masks[step] & minima if step in masks else minima
             yield "grid", step, n, coarse.numel(), masks[step].sum()
-        place = strict_minima(value, 2).nonzero().numpy() / FINE
+        place = strict_minima(value, 2).nonzero().cpu().numpy() / FINE
         tree = cKDTree(place, boxsize=side)
         probes = np.random.default_rng(generator("probes", kind, number, n).initial_seed()).uniform(
             0, side, (PROBES, 2)
@@ -138,15 +143,15 @@ def _coincidences(kind: str, unit: float, number: int, side: int) -> Iterator[tu
             yield "near", radius, n, side * side, (near <= radius * unit).sum()
 
 
-def bowls(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def bowls(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
     """Rows (field, n, minima) of sums of n one-dimensional Gaussian layers with a bowl each, for |x| < 16."""
     samples = 16
-    x = torch.arange(-BOWL_SIDE // 2 * samples, BOWL_SIDE // 2 * samples) / samples
+    x = torch.arange(-BOWL_SIDE // 2 * samples, BOWL_SIDE // 2 * samples, device=device) / samples
     inside = (x[:-1] >= -BOWL_WINDOW) & (x[:-1] < BOWL_WINDOW)
     rows, total = [], 0
     fields = [10_000 + field for field in range(settings["bowl_fields"])]
     for number in range(max(BOWL_SIZES)):
-        slope = layer("se1d", fields, number, BOWL_SIDE)
+        slope = layer("se1d", fields, number, BOWL_SIDE, device)
         total = total + slope.dense(samples)[1][:, 0]
         n = number + 1
         if n in BOWL_SIZES:

@@ -1,7 +1,7 @@
 """Descents in aligned landscapes: who arrives, at which cost, and what became of the others.
 
 A pointwise strategy on a torus is a fixed vector field: it is composed once on a grid, and all starts descend it by
-bilinear interpolation. Strategies with a memory or a die see the gradients of every layer at every step. All arms meet
+linear interpolation. Strategies with a memory or a die see the gradients of every layer at every step. All arms meet
 the same landscapes and starts, steps have the length rate * |v| / RMS(v) with the RMS over the torus, and every arm is
 run at every rate.
 """
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossatlas import composite
-from lossatlas.composite import AveragedPowerWeighting, PowerWeighting, RandomSwitching, combine, gramian
+from lossatlas.composite import AveragedPowerWeighting, PowerWeighting, combine, gramian, power_weights
 from lossatlas.composite.failure_modes import (
     Outcome,
     Window,
@@ -29,9 +29,9 @@ from lossatlas.problems.gaussian_field import GaussianField
 from lossatlas.problems.perlin import PerlinField
 from lossatlas.progress import progress
 from lossatlas.studies.perlin.densities import Composites
-from lossatlas.studies.perlin.landscapes import BOWL, aligned_layer, displacement, generator
+from lossatlas.studies.perlin.landscapes import BOWL, aligned_layer, displacement, generator, space
 
-POWERS = (-1.0, 0.5, 1.0, 2.0, 4.0)
+POWERS = (-2.0, -1.0, 0.5, 1.0, 2.0, 4.0)
 POINTWISE = {"sum": 0.0, **{f"q={q:g}": q for q in POWERS}, "max": inf}
 RADIUS = 0.5  # cells: a run that ends this near the common minimum has arrived
 SLOW, SLOW_SHARE = 200, 0.15  # the last steps are shorter; they are also the window in which failures are told apart
@@ -56,11 +56,10 @@ class Runs:
     trace: Tensor
 
 
-def start_points(kind: str, landscapes: Sequence[int], starts: int, side: int) -> Tensor:
-    """Uniform starts (g, starts, 2), named by landscape: the same for every arm, rate and number of layers."""
-    return torch.stack(
-        [side * torch.rand(starts, 2, generator=generator("starts", kind, landscape)) for landscape in landscapes]
-    )
+def start_points(kind: str, landscapes: Sequence[int], starts: int, side: int, device: str = "cpu") -> Tensor:
+    """Uniform starts (g, starts, d), named by landscape: the same for every arm, rate and number of layers."""
+    dice = [generator("starts", kind, landscape) for landscape in landscapes]
+    return torch.stack([side * torch.rand(starts, space(kind), generator=die) for die in dice]).to(device)
 
 
 def descend(direction: Callable[[Tensor, int], Tensor], start: Tensor, rates: Tensor, rms: Tensor, steps: int) -> Runs:
@@ -87,38 +86,39 @@ def descend(direction: Callable[[Tensor, int], Tensor], start: Tensor, rates: Te
 
 
 class Grid:
-    """Vector fields (g, c, N, N) on a torus of length `side`, read between grid points by bilinear interpolation."""
+    """Vector fields (g, c, *grid) in 2 or 3 dimensions on a torus of length `side`, interpolated linearly."""
 
     def __init__(self, fields: Tensor, side: int):
-        self.side, self.channels = side, fields.shape[1]
-        self.padded = F.pad(fields, (0, 1, 0, 1), mode="circular")
+        self.side, self.dim = side, fields.dim() - 2
+        self.padded = F.pad(fields, (0, 1) * self.dim, mode="circular")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Fields (g, c, points) at x (g, points, 2) anywhere; grid points lie at multiples of side / N."""
+        """Fields (g, c, points) at x (g, points, d) anywhere; grid points lie at multiples of side / N."""
         place = (x / self.side).remainder(1.0) * 2 - 1
-        # grid_sample names the last axis first
-        return F.grid_sample(self.padded, place.flip(-1)[:, None], mode="bilinear", align_corners=True)[:, :, 0]
+        # grid_sample names the last axis first, and wants as many axes of points as of grid
+        place = place.flip(-1).view(len(x), *(1,) * (self.dim - 1), -1, self.dim)
+        return F.grid_sample(self.padded, place, mode="bilinear", align_corners=True).flatten(2)
 
 
-def measure(kind: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def measure(kind: str, settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
     """Rows of the table of descents (see `_rows`): pointwise arms, controls with memory or noise, and baselines.
 
-    The kind `high` is that of `high_dimensional`.
+    The kind `high` is that of `high_dimensional`. With a bowl there are pointwise arms alone; in space no baselines.
     """
     if kind == "high":
-        return high_dimensional(settings)
+        return high_dimensional(settings, device)
     rows: list[dict[str, Any]] = []
     total, size = settings["landscapes"], settings["chunk"]
     chunks = [range(a, min(a + size, total)) for a in range(0, total, size)]
     most = max(settings["team_sizes"] + settings["control_sizes"] + settings["baseline_sizes"])
     for chunk in progress(chunks, f"descents, {kind}"):
-        layers = [aligned_layer(kind, chunk, number, settings["cells"]) for number in range(most)]
+        layers = [aligned_layer(kind, chunk, number, settings["cells"], device) for number in range(most)]
         rows += _pointwise(kind, chunk, layers, settings)
         controls = [landscape for landscape in chunk if landscape < settings["control_landscapes"]]
         if controls and kind != "bowl":
             rows += _controls(kind, controls, _first(layers, controls), settings)
         baselines = [landscape for landscape in chunk if landscape < settings["baseline_landscapes"]]
-        if baselines and kind != "bowl":
+        if baselines and kind in ("desert", "funnel"):
             rows += _baselines(kind, baselines, _first(layers, baselines), settings)
     return rows
 
@@ -133,10 +133,10 @@ def _first(layers: Sequence[PerlinField], landscapes: Sequence[int]) -> list[Per
 
 
 def _dense(kind: str, field: PerlinField, samples: int) -> tuple[Tensor, Tensor]:
-    """Values (g, N, N) and gradients (g, 2, N, N) of a layer, its bowl included."""
+    """Values (g, *grid) and gradients (g, d, *grid) of a layer, its bowl included."""
     value, slope = field.dense(samples)
     if kind == "bowl":
-        x = displacement(field.cells, samples)
+        x = displacement(field.cells, samples, device=value.device)
         return value + 0.5 * BOWL * x.square().sum(0), slope + BOWL * x
     return value, slope
 
@@ -145,35 +145,35 @@ def _pointwise(
     kind: str, landscapes: Sequence[int], layers: Sequence[PerlinField], settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     side, samples, sizes = settings["cells"], settings["samples"], settings["team_sizes"]
-    start = start_points(kind, landscapes, settings["starts"], side)
-    rates = torch.tensor(settings["rates"])
+    dim, device = layers[0].dim, layers[0].lattices[0].device
+    start = start_points(kind, landscapes, settings["starts"], side, device)
+    rates = torch.tensor(settings["rates"], device=device)
+    distance = displacement(side, samples, dim, device).norm(dim=0).flatten()
     composites, rows = Composites(powers=POWERS), []
     for field in layers[: max(sizes)]:
         value, slope = _dense(kind, field, samples)
-        composites.add(value, slope, 2)
+        composites.add(value, slope, dim)
         n = composites.n
         if n not in sizes:
             continue
-        fields = torch.stack([composites.direction(arm) for arm in POINTWISE], 1)  # (g, a, 2, N, N)
+        fields = torch.stack([composites.direction(arm) for arm in POINTWISE], 1)  # (g, a, d, *grid)
         runs = _on_grid(fields, start, rates, settings["steps"], side)
         held = _held_back(kind, layers[:n], runs)
-        desert = goal_correlation(
-            composites.value["sum"].flatten(1), displacement(side, samples).norm(dim=0).flatten().expand(len(value), -1)
-        )
+        desert = goal_correlation(composites.value["sum"].flatten(1), distance.expand(len(value), -1))
         rows += _rows("pointwise", list(POINTWISE), landscapes, n, settings, runs, side, held=held, correlation=desert)
     return rows
 
 
 def _on_grid(fields: Tensor, start: Tensor, rates: Tensor, steps: int, side: int) -> Runs:
-    """Descents of fixed fields (g, a, 2, N, N)."""
-    g, a = fields.shape[:2]
+    """Descents of fixed fields (g, a, d, *grid)."""
+    g, a, dim = fields.shape[:3]
     grid = Grid(fields.flatten(0, 1), side)
 
     def direction(x: Tensor, _: int) -> Tensor:
-        v = grid(x.reshape(g * a, -1, 2))
+        v = grid(x.reshape(g * a, -1, dim))
         return v.mT.reshape(x.shape)
 
-    rms = fields.square().sum(2).mean((-2, -1)).sqrt()
+    rms = fields.square().sum(2).flatten(2).mean(-1).sqrt()
     return descend(direction, start, rates, rms, steps)
 
 
@@ -182,11 +182,12 @@ def _held_back(kind: str, layers: Sequence[PerlinField], runs: Runs) -> Tensor:
     side = layers[0].cells
     shape = runs.end.shape[:-1]
     to_goal = (side / 2 - runs.end).remainder(side) - side / 2
-    gradients = torch.stack([field.at(runs.end.flatten(1, 3).mT)[1] for field in layers], 1)  # (g, n, 2, points)
+    gradients = torch.stack([field.at(runs.end.flatten(1, 3).mT)[1] for field in layers], 1)  # (g, n, d, points)
     gradients = gradients.permute(0, 3, 1, 2).unflatten(1, shape[1:])
     if kind == "bowl":
         gradients = gradients - BOWL * to_goal[..., None, :]
-    weights = torch.stack([PowerWeighting(q)(gramian(gradients[:, i])) for i, q in enumerate(POINTWISE.values())], 1)
+    lengths = gradients.norm(dim=-1)
+    weights = torch.stack([power_weights(lengths[:, i], q) for i, q in enumerate(POINTWISE.values())], 1)
     return obnoxious(weights, gradients, to_goal)
 
 
@@ -195,57 +196,62 @@ def _controls(
 ) -> list[dict[str, Any]]:
     """Averaged norms, random switching, and the sum with noise that matches it."""
     side, samples, steps = settings["cells"], settings["samples"], settings["steps"]
-    rates, rows = torch.tensor(settings["rates"]), []
-    start = start_points(kind, landscapes, settings["starts"], side)
+    dim, device = layers[0].dim, layers[0].lattices[0].device
+    rates, rows = torch.tensor(settings["rates"], device=device), []
+    start = start_points(kind, landscapes, settings["starts"], side, device)
     most = max(settings["control_sizes"])
     slopes = torch.stack([_dense(kind, field, samples)[1] for field in layers[:most]], 1)
     for n in settings["control_sizes"]:
-        team = slopes[:, :n]  # (g, n, 2, N, N)
+        team = slopes[:, :n]  # (g, n, d, *grid)
         grid = Grid(team.flatten(1, 2), side)
-        lengths = team.square().sum(2, keepdim=True).sqrt()
-        mean_square = team.square().sum(2).mean((-2, -1)).mean(1)
-        mean = team.mean(1)
-        spread = (mean_square - mean.square().sum(1).mean((-2, -1))) / 2  # per component, over the torus
+        logs = team.square().sum(2, keepdim=True).sqrt().clamp_min(1e-12).log()
+        fields = ((torch.softmax(q * logs, 1) * team).sum(1) for q in POWERS)
+        rms = torch.stack([field.square().sum(1).flatten(1).mean(1).sqrt() for field in fields], 1)
+        runs = descend(_averaged(grid, n), start, rates, rms, steps)
+        rows += _rows("control", [f"ema q={q:g}" for q in POWERS], landscapes, n, settings, runs, side)
+        mean_square = team.square().sum(2).flatten(2).mean((1, 2))
+        spread = (mean_square - team.mean(1).square().sum(1).flatten(1).mean(1)) / dim  # per component, over the torus
         names = [("control", kind, n, landscape) for landscape in landscapes]
-        for arm in ("ema q=-2", "ema q=-1", "ema q=1", "switch", "switch_shared", "noise", "noise_local"):
+        for arm in ("switch", "switch_shared", "noise", "noise_local"):
             dice = [generator(arm, *name) for name in names]  # one a landscape, so that chunks change nothing
-            if arm.startswith("ema"):
-                q = float(arm.partition("=")[2])
-                weights = torch.softmax(q * lengths.clamp_min(1e-12).log(), 1)
-                rms = (weights * team).sum(1).square().sum(1).mean((-2, -1)).sqrt()
-                direction = _averaged(grid, AveragedPowerWeighting(q, DECAY), n)
-            elif arm.startswith("switch"):
-                rms = mean_square.sqrt()
-                direction = _switched(grid, n, dice, arm == "switch_shared")
+            if arm.startswith("switch"):
+                direction, cost = _switched(grid, n, dice, arm == "switch_shared"), 1
             else:
-                rms = mean_square.sqrt()  # of mean plus noise: the same as of a random member
-                direction = _noisy(grid, n, dice, spread if arm == "noise" else None)
-            runs = descend(direction, start, rates, rms[:, None], steps)
-            cost = 1 if arm.startswith("switch") else n
+                direction, cost = _noisy(grid, n, dice, spread if arm == "noise" else None), n
+            # the mean square of the mean plus noise is that of a random member
+            runs = descend(direction, start, rates, mean_square.sqrt()[:, None], steps)
             rows += _rows("control", [arm], landscapes, n, settings, runs, side, cost=cost)
     return rows
 
 
 def _gradients(grid: Grid, x: Tensor, n: int) -> Tensor:
-    """Gradients (g, a, r, s, n, 2) of the layers at x (g, a, r, s, 2)."""
-    v = grid(x.flatten(1, 3))  # (g, 2 n, points)
-    return v.mT.reshape(*x.shape[:-1], n, 2)
+    """Gradients (g, a, r, s, n, d) of the layers at x (g, a, r, s, d)."""
+    v = grid(x.flatten(1, 3))  # (g, n d, points)
+    return v.mT.reshape(*x.shape[:-1], n, grid.dim)
 
 
-def _averaged(grid: Grid, weighting: AveragedPowerWeighting, n: int) -> Callable[[Tensor, int], Tensor]:
+def _averaged(grid: Grid, n: int) -> Callable[[Tensor, int], Tensor]:
+    """Weights by running means of the norms, one arm a power."""
+    weightings = [AveragedPowerWeighting(q, DECAY) for q in POWERS]
+
     def direction(x: Tensor, _: int) -> Tensor:
         gradients = _gradients(grid, x, n)
-        return combine(weighting(gramian(gradients)), gradients)
+        lengths = gradients.square().sum(-1).sqrt()
+        weights = [weighting.of_norms(lengths[:, i]) for i, weighting in enumerate(weightings)]
+        return combine(torch.stack(weights, 1), gradients)
 
     return direction
 
 
 def _switched(grid: Grid, n: int, dice: Sequence[torch.Generator], shared: bool) -> Callable[[Tensor, int], Tensor]:
+    """The gradient of one member a step, drawn for every run or shared by all."""
+
     def direction(x: Tensor, _: int) -> Tensor:
         gradients = _gradients(grid, x, n)
-        g = gramian(gradients)
-        weights = torch.stack([RandomSwitching(die, shared)(part) for die, part in zip(dice, g, strict=True)])
-        return combine(weights, gradients)
+        runs = gradients.shape[1:-2]
+        drawn = [torch.randint(n, () if shared else runs, generator=die).expand(runs) for die in dice]
+        chosen = torch.stack(drawn).to(x.device)[..., None, None].expand(*x.shape[:-1], 1, grid.dim)
+        return gradients.gather(-2, chosen)[..., 0, :]
 
     return direction
 
@@ -259,7 +265,7 @@ def _noisy(
         gradients = _gradients(grid, x, n)
         mean = gradients.mean(-2)
         if spread is None:
-            variance = composite.noise_variance(gramian(gradients), 2)
+            variance = composite.noise_variance(gramian(gradients), grid.dim)
         else:
             variance = spread.view(-1, 1, 1, 1).expand(mean.shape[:-1])
         parts = zip(mean, variance, dice, strict=True)
@@ -273,7 +279,8 @@ def _baselines(
 ) -> list[dict[str, Any]]:
     """Multi-objective baselines, with the sum and q = 1 on the same coarser grid."""
     side, samples, rows = settings["cells"], settings["baseline_samples"], []
-    start = start_points(kind, landscapes, settings["starts"], side)
+    device = layers[0].lattices[0].device
+    start = start_points(kind, landscapes, settings["starts"], side, device)
     most = max(settings["baseline_sizes"])
     slopes = torch.stack([_dense(kind, field, samples)[1] for field in layers[:most]], 1)
     for n in settings["baseline_sizes"]:
@@ -284,7 +291,7 @@ def _baselines(
         weights = [weighting(matrix) for weighting in arms.values()]
         weights.append(torch.stack([composite.pcgrad(g, o) for g, o in zip(matrix, orders, strict=True)]))
         fields = torch.stack([combine(w, gradients) for w in weights], 1).movedim(-1, 2)
-        runs = _on_grid(fields, start, torch.tensor(settings["rates"]), settings["steps"], side)
+        runs = _on_grid(fields, start, torch.tensor(settings["rates"], device=device), settings["steps"], side)
         rows += _rows("baseline", [*arms, "pcgrad"], landscapes, n, settings, runs, side)
     return rows
 
@@ -308,7 +315,8 @@ def _rows(
     goal over the torus.
     """
     offset = (runs.end + side / 2).remainder(side) - side / 2
-    outcome = classify(runs.window, offset.norm(dim=-1) < RADIUS)
+    outcome = classify(runs.window, offset.norm(dim=-1) < RADIUS).cpu()
+    held = None if held is None else held.cpu()
     rows = []
     for i, landscape in enumerate(landscapes):
         for j, arm in enumerate(arms):
@@ -333,11 +341,11 @@ def _rows(
 DEPTH = 3.0  # of the common minimum, in standard deviations of the field
 DISTANCE = 2.5  # of the starts from it, in correlation lengths
 HIGH_RATES = (0.1,)
-HIGH_ARMS = {"sum": 0.0, "q=1": 1.0, "q=4": 4.0, "max": inf}
+HIGH_ARMS = {"sum": 0.0, "q=-2": -2.0, "q=1": 1.0, "q=4": 4.0, "max": inf}
 WAVES = 192
 
 
-def high_dimensional(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def high_dimensional(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
     """Rows (dim, landscape, n, arm, runs, success, evaluations) in Gaussian fields conditioned on a minimum at 0.
 
     Starts lie uniformly on a sphere of radius 2.5 lengths. RMS(v) is that of the field far away, from the starts.
@@ -346,12 +354,12 @@ def high_dimensional(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     landscapes, starts, steps = (settings[key] for key in ("landscapes", "starts", "steps"))
     for dim in settings["dims"]:
         dice = [generator("sphere", dim, i) for i in range(landscapes)]
-        start = torch.stack([torch.randn(starts, dim, generator=die) for die in dice])
+        start = torch.stack([torch.randn(starts, dim, generator=die) for die in dice]).to(device)
         start = DISTANCE * start / start.norm(dim=-1, keepdim=True)
         for n in progress(settings["team_sizes"], f"descents in {dim} dimensions"):
             numbers = [[1000 * i + number for number in range(n)] for i in range(landscapes)]
             field = GaussianField.features("perlin", "high", dim, layers=numbers, dim=dim, waves=WAVES)
-            field = field.with_minimum(DEPTH)
+            field = field.with_minimum(DEPTH).to(device)
 
             def gradients(x: Tensor, field: GaussianField = field) -> Tensor:
                 flat = x.flatten(1, -2)  # (g, points, d)
@@ -365,8 +373,8 @@ def high_dimensional(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 
             first = start[:, None, None].expand(-1, len(HIGH_ARMS), 1, -1, -1)
             rms = direction(first, 0).square().sum(-1).mean((-2, -1)).sqrt()
-            runs = descend(direction, start, torch.tensor(HIGH_RATES), rms, steps)
-            arrived = runs.end.norm(dim=-1) < RADIUS
+            runs = descend(direction, start, torch.tensor(HIGH_RATES, device=device), rms, steps)
+            arrived = (runs.end.norm(dim=-1) < RADIUS).cpu()
             for i in range(landscapes):
                 for j, arm in enumerate(HIGH_ARMS):
                     rows.append(

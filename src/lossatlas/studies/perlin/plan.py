@@ -29,8 +29,11 @@ def densities(perlin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         raise LossAtlasError("perlin.team_sizes must hold 1, since densities are given relative to one layer")
     if any(len(field["samples"]) != 2 or field["samples"][0] >= field["samples"][1] for field in perlin["fields"]):
         raise LossAtlasError("perlin.fields: samples must be two grids, the coarser first, to extrapolate from")
-    shared = {"landscapes": perlin["landscapes"], "team_sizes": sizes}
-    return {field["name"]: {**shared, "side": field["side"], "samples": field["samples"]} for field in perlin["fields"]}
+    return {
+        field["name"]: {"landscapes": field["landscapes"] or perlin["landscapes"], "team_sizes": sizes}
+        | {"side": field["side"], "samples": field["samples"]}
+        for field in perlin["fields"]
+    }
 
 
 def smoothness(perlin: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,18 +44,20 @@ def smoothness(perlin: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def descents(perlin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{kind of landscape: settings} of the descents; `high` is the one in more dimensions.
+    """{kind of landscape: settings} of the descents; those in space have sizes of their own, `high` more dimensions.
 
     Raises `LossAtlasError` where landscapes are too few to choose a step size on one half and judge it on the other.
     """
-    if perlin["descent_landscapes"] < 2:
+    if min(perlin["descent_landscapes"], perlin["space"]["landscapes"]) < 2:
         raise LossAtlasError(
-            "perlin.descent_landscapes: 2 at least, since steps are tuned on one half and judged on the other"
+            "perlin.descent_landscapes: 2 at least, since steps are tuned on one half and judged on the other; "
+            "perlin.space.landscapes as well"
         )
     keys = ("cells", "samples", "starts", "steps", "rates", "control_landscapes", "control_sizes")
     more = ("baseline_landscapes", "baseline_sizes", "baseline_samples", "chunk")
     shared = {key: perlin[key] for key in (*keys, *more)}
     shared |= {"landscapes": perlin["descent_landscapes"], "team_sizes": sorted(perlin["descent_sizes"])}
+    space = {**shared, **{key: value for key, value in perlin["space"].items() if key != "kinds"}}
     high = {"dims": perlin["high_dims"], "team_sizes": sorted(perlin["high_sizes"])}
     high |= {"landscapes": perlin["high_landscapes"], "starts": perlin["high_starts"], "steps": perlin["high_steps"]}
-    return dict.fromkeys(perlin["kinds"], shared) | {"high": high}
+    return dict.fromkeys(perlin["kinds"], shared) | dict.fromkeys(perlin["space"]["kinds"], space) | {"high": high}

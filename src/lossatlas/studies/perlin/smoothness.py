@@ -26,7 +26,7 @@ OFFSET = 0.25  # cells: standard deviation of the misplacement of a partially al
 SAMPLES = 16
 
 
-def measure(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def measure(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
     """Rows (alignment, landscape, n, arm, depth, minima, persistent, variation, energy, barrier, basin).
 
     depth: median minus the value at the well (the origin, or the lowest site of layers that are not aligned). minima:
@@ -41,7 +41,7 @@ def measure(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         for landscape in progress(settings["landscapes"], f"smoothness, {alignment}"):
             composites = Composites(powers=(1.0,))
             for number in range(max(sizes)):
-                value, slope = _layer(alignment, landscape, number, side)
+                value, slope = _layer(alignment, landscape, number, side, device)
                 composites.add(value, slope, 2)
                 if composites.n in sizes:
                     about = {"alignment": alignment, "landscape": landscape, "n": composites.n}
@@ -61,22 +61,23 @@ def surfaces(composites: Composites, side: int) -> dict[str, Tensor]:
 POTENTIALS = {"q1_potential": "q=1", "max_potential": "max"}
 
 
-def _layer(alignment: str, landscape: int, number: int, side: int) -> tuple[Tensor, Tensor]:
+def _layer(alignment: str, landscape: int, number: int, side: int, device: str) -> tuple[Tensor, Tensor]:
     """Values (1, N, N) and gradients (1, 2, N, N) of a layer of one octave."""
     if alignment in ("none", "unaligned_bowl"):
-        field = layer("perlin_phase", [landscape], number, side)
+        field = layer("perlin_phase", [landscape], number, side, device)
     else:
-        field = aligned_layer("desert", [landscape], 0 if alignment == "same" else number, side)
+        field = aligned_layer("desert", [landscape], 0 if alignment == "same" else number, side, device)
     if alignment == "partial":
-        field = field.shifted(OFFSET * torch.randn(1, 2, generator=generator("offset", landscape, number)))
+        field = field.shifted(OFFSET * torch.randn(1, 2, generator=generator("offset", landscape, number)).to(device))
     value, slope = field.dense(SAMPLES)
     if alignment in ("bowl", "unaligned_bowl"):
-        x = displacement(side, SAMPLES)
+        x = displacement(side, SAMPLES, device=device)
         value, slope = value + 0.5 * BOWL * x.square().sum(0), slope + BOWL * x
     return value, slope
 
 
 def _relief(field: Tensor, home: int, side: int, share: float) -> dict[str, Any]:
+    field = field.cpu()  # flooding is no work for an accelerator
     found = basins(field.double().numpy(), home)
     at_home = float(field.flatten()[home])
     depth = float(field.median()) - at_home
@@ -95,13 +96,13 @@ def _relief(field: Tensor, home: int, side: int, share: float) -> dict[str, Any]
     }
 
 
-def gallery(settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def gallery(settings: Mapping[str, Any], device: str = "cpu") -> dict[str, Tensor]:
     """One landscape as pictures (N, N): `one` layer, and composites of `gallery_size` aligned layers of one octave."""
     side = settings["cells"]
     composites = Composites(powers=(1.0,))
     for number in range(settings["gallery_size"]):
-        value, slope = _layer("shift", 0, number, side)
+        value, slope = _layer("shift", 0, number, side, device)
         composites.add(value, slope, 2)
         if number == 0:
             one = value[0]
-    return {"one": one, **surfaces(composites, side)}
+    return {name: picture.cpu() for name, picture in {"one": one, **surfaces(composites, side)}.items()}
