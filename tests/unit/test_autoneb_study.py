@@ -31,6 +31,7 @@ from lossatlas.studies.autoneb import (
     surfaces,
     tree_tables,
 )
+from lossatlas.studies.autoneb.measurements import trends
 from lossatlas.studies.settings import Baseline
 
 ROOT = Path(__file__).parents[2]
@@ -404,15 +405,17 @@ def test_trends_have_the_slopes_and_ranks_that_the_barriers_were_made_with():
 def test_networks_too_narrow_to_fit_the_data_are_no_part_of_a_trend():
     frame = level_rows(lambda w, d, pair: 1.0 / w)
     frame.loc[frame["width"] == 8, "train_error_start"] = 0.2
-    assert set(measurements.family_of(frame, "width")["width"]) == {16, 32}
+    assert set(trends.family_of(frame, "width")["width"]) == {16, 32}
 
 
 def test_the_peak_of_the_width_grid_is_compared_with_the_first_width_that_fits():
     frame = level_rows(lambda w, d, pair: {8: 1.0, 16: 2.0, 32: 0.5}[w])
-    assert measurements.width_peak(tables_of(frame)).value == 1  # all widths fit: the peak is one step above
+    assert (
+        measurements.MEASURES["width_peak"](tables_of(frame)).value == 1
+    )  # all widths fit: the peak is one step above
     frame.loc[frame["width"] == 8, "train_error_start"] = 0.01
-    assert measurements.width_peak(tables_of(frame)).value == 0
-    fall = measurements.width_falls(tables_of(frame))
+    assert measurements.MEASURES["width_peak"](tables_of(frame)).value == 0
+    fall = measurements.MEASURES["width_falls"](tables_of(frame))
     assert fall.value == pytest.approx(-2)
 
 
@@ -421,7 +424,7 @@ def test_the_level_of_a_saddle_is_0_at_the_training_and_1_at_the_test_loss():
     tables = tables_of(frame)
     assert measurements.MEASURES["level_shallow"](tables).value == pytest.approx(1)
     assert measurements.MEASURES["level_deep"](tables).value == pytest.approx(0)
-    assert measurements.level_trend(tables).value == pytest.approx(1)
+    assert measurements.MEASURES["level_trend"](tables).value == pytest.approx(1)
 
 
 def tree_rows(saddles, group=0, n=4, rounds=None, start="straight"):
@@ -440,18 +443,18 @@ def test_measures_of_trees_on_a_tree_drawn_by_hand():
     rounds = dict.fromkeys(later, 1)
     rows = tree_rows(star | later, rounds=rounds) + tree_rows(star | later, group=1, rounds=rounds)
     tables = tables_of(tree=pd.DataFrame(rows), surfaces=pd.DataFrame({"quantity": [], "value": []}))
-    assert measurements.tree_improves(tables) == Interval(
+    assert measurements.MEASURES["tree_improves"](tables) == Interval(
         pytest.approx(4 - 10 / 3), *[pytest.approx(4 - 10 / 3)] * 2, 2
     )
-    assert measurements.tree_never_rises(tables).value == 0
-    assert measurements.ultrametric(tables).value == 0
+    assert measurements.MEASURES["tree_never_rises"](tables).value == 0
+    assert measurements.MEASURES["ultrametric"](tables).value == 0
     # triples 012: 4 against 4 and 2; 013, 023, 123: 9 against at most 4, 4 and 9
-    assert measurements.local_meps(tables).value == 0.5
+    assert measurements.MEASURES["local_meps"](tables).value == 0.5
     # the fall comes with the first band, two idle ones end it: none of three is saved, nothing is lost
-    assert measurements.stop_rule(tables).value == pytest.approx(0)
+    assert measurements.MEASURES["stop_rule"](tables).value == pytest.approx(0)
     table = measurements.anytime(tables)
     assert set(table["order"]) == {"suggested", "random"}
-    assert measurements.suggestions_beat_random(tables).value > 0
+    assert measurements.MEASURES["suggestions_beat_random"](tables).value > 0
 
 
 def test_the_better_of_two_starts_counts_and_their_difference_is_by_group():
@@ -460,7 +463,7 @@ def test_the_better_of_two_starts_counts_and_their_difference_is_by_group():
     joined = [row | {"start": "concatenated", "train_loss_saddle": 2.5} for row in rows if row["round"] == 1]
     frame = pd.DataFrame(rows + joined)
     assert tree_tables.lowest(frame)[1, 2] == 2.5
-    found = measurements.concatenated_start(tables_of(tree=frame))
+    found = measurements.MEASURES["concatenated_start"](tables_of(tree=frame))
     assert (found.value, found.n) == (0.5, 1)
 
 
@@ -495,9 +498,9 @@ def test_the_cheap_schedule_is_judged_by_ratios():
         )
     ]
     tables = tables_of(arms=pd.DataFrame(rows), cycles=pd.DataFrame(cycles))
-    assert measurements.cheap_saddle(tables).value == pytest.approx(1.02)
-    assert measurements.cheap_gradients(tables).value == pytest.approx(0.08)
-    assert measurements.cheap_gradients_to_saddle(tables).value == pytest.approx(0.08)
+    assert measurements.MEASURES["cheap_saddle"](tables).value == pytest.approx(1.02)
+    assert measurements.MEASURES["cheap_gradients"](tables).value == pytest.approx(0.08)
+    assert measurements.MEASURES["cheap_gradients_to_saddle"](tables).value == pytest.approx(0.08)
 
 
 def test_every_measure_has_its_claim_and_every_claim_of_the_tier_its_measure():
