@@ -14,7 +14,7 @@ from lossatlas import barriers
 from lossatlas.claims import load_ledger
 from lossatlas.config import load_schema, validate
 from lossatlas.data import DataSet
-from lossatlas.elastic_band import AUTONEB_13C8BA8, CORRECTED, minimum_tree
+from lossatlas.elastic_band import AUTONEB_13C8BA8, CORRECTED
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import autoneb as figures
 from lossatlas.statistics import Interval
@@ -340,22 +340,6 @@ def test_the_mechanical_model_on_a_quadratic_has_its_closed_form():
 # --- trees, and measures on tables whose answer is known --------------------------------------------------------------
 
 
-SADDLES = {(0, 1): 3.0, (0, 2): 5.0, (1, 2): 4.0, (2, 3): 2.0, (0, 3): 6.0}
-
-
-def test_the_trees_read_off_tables_are_the_engines():
-    assert tree_tables.minimum_tree(4, SADDLES) == minimum_tree(4, SADDLES) == [(2, 3), (0, 1), (1, 2)]
-    assert tree_tables.mean_tree(4, SADDLES) == 3
-    assert tree_tables.mean_tree(5, SADDLES) == float("inf")
-    assert [row["mean"] for row in tree_tables.anytime_table(4, SADDLES)][3:] == [3.0, 3.0]
-    whole = tree_tables.bottleneck(4, SADDLES)
-    tree = tree_tables.bottleneck(4, {pair: SADDLES[pair] for pair in tree_tables.minimum_tree(4, SADDLES)})
-    assert whole == tree
-    assert whole[0, 3] == 4
-    assert tree_tables.ultrametric_violations(4, SADDLES) == 0
-    assert [height for *_, height in tree_tables.merges(4, SADDLES)] == [2.0, 3.0, 4.0]
-
-
 def level_rows(barrier, arms=("segment", "matched", "autoneb", "stopped-autoneb"), widths=(8, 16, 32), depths=(1, 3)):
     """Rows of perceptrons whose barrier is a given function of width, depth and pair."""
     base = dict.fromkeys(barriers.COLUMNS, 0.1) | dict.fromkeys(levels.PAIR_COLUMNS, 0.5)
@@ -462,7 +446,7 @@ def test_the_better_of_two_starts_counts_and_their_difference_is_by_group():
     rows = tree_rows(star | later, rounds={(1, 2): 1})
     joined = [row | {"start": "concatenated", "train_loss_saddle": 2.5} for row in rows if row["round"] == 1]
     frame = pd.DataFrame(rows + joined)
-    assert tree_tables.lowest(frame)[1, 2] == 2.5
+    assert tree_tables.lowest(frame.to_dict("records"))[1, 2] == 2.5
     found = measurements.MEASURES["concatenated_start"](tables_of(tree=frame))
     assert (found.value, found.n) == (0.5, 1)
 

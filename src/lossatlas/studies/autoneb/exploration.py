@@ -18,6 +18,7 @@ from lossatlas.data import DataSet
 from lossatlas.elastic_band import auto_neb, minimum_tree, star, start_path, suggest
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import paths, plan
+from lossatlas.studies.autoneb.tree_tables import lowest
 from lossatlas.studies.settings import Baseline
 
 STARTS = ("straight", "concatenated")
@@ -70,15 +71,6 @@ def bands_of_round(
         pairs = suggest(heights, saddles, per_round)
         found += [Band(group, *pair, len(saddles) + n, start) for n, pair in enumerate(pairs) for start in STARTS]
     return found
-
-
-def lowest(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], float]:
-    """{pair: its lowest saddle over starts}, in the order of running, from the rows of one group."""
-    saddles: dict[tuple[int, int], float] = {}
-    for row in sorted(rows, key=lambda row: row["order"]):
-        pair = (row["i"], row["j"])
-        saddles[pair] = min(saddles.get(pair, float("inf")), row["train_loss_saddle"])
-    return saddles
 
 
 def measure(

@@ -6,9 +6,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from lossatlas import statistics
+from lossatlas import spanning_tree, statistics
+from lossatlas.spanning_tree import Round
 from lossatlas.studies.autoneb.measurements.tables import Found, Measure, Tables, generator, network_of, student
-from lossatlas.studies.autoneb.tree_tables import anytime_table, lowest, mean_tree, ultrametric_violations
+from lossatlas.studies.autoneb.tree_tables import lowest
 
 LOCAL = 1.1  # how much higher than a detour a band must lie, since of three different numbers one is the highest
 PATIENCE = 2  # bands of the stop rule
@@ -19,11 +20,11 @@ def anytime(tables: Tables) -> pd.DataFrame:
     """By group and number of bands: mean and highest saddle of the tree, for suggested pairs and for random ones."""
     rows = []
     for number, (n, saddles, orders) in enumerate(_orders(tables)):
-        rows += [{"group": number, "order": "suggested", **row} for row in anytime_table(n, saddles)]
-        drawn = [anytime_table(n, {pair: saddles[pair] for pair in order}) for order in orders]
+        rows += [{"group": number, "order": "suggested", **row._asdict()} for row in spanning_tree.anytime(n, saddles)]
+        drawn = [spanning_tree.anytime(n, {pair: saddles[pair] for pair in order}) for order in orders]
         for step in zip(*drawn, strict=True):
-            means = {key: float(np.mean([row[key] for row in step])) for key in ("mean", "highest")}
-            rows.append({"group": number, "order": "random", "bands": step[0]["bands"], **means})
+            mean = Round(*(float(np.mean(values)) for values in zip(*step, strict=True)))
+            rows.append({"group": number, "order": "random", **mean._asdict(), "bands": step[0].bands})
     return pd.DataFrame([row for row in rows if np.isfinite(row["mean"])])
 
 
@@ -39,9 +40,20 @@ def _orders(tables: Tables) -> list[tuple[int, dict, list]]:
     return found
 
 
-def _groups(tables: Tables, starts: Sequence[str] = ("straight", "concatenated")) -> list[tuple[int, pd.DataFrame]]:
+def _groups(tables: Tables, starts: Sequence[str] = ("straight", "concatenated")) -> list[tuple[int, list]]:
+    """Of each group: how many minima it has, and the rows of its bands."""
     rows = tables.tree[tables.tree["start"].isin(starts)]
-    return [(int(cell["minima"].iloc[0]), cell) for _, cell in rows.groupby("group")]
+    return [(int(cell["minima"].iloc[0]), cell.to_dict("records")) for _, cell in rows.groupby("group")]
+
+
+def _mean_saddle(n: int, rows: Sequence[Mapping]) -> float:
+    """Over the edges of the tree of these bands."""
+    return spanning_tree.summary(n, lowest(rows)).mean
+
+
+def _means(n: int, rows: Sequence[Mapping]) -> list[float]:
+    """The same after each band, from the first on that connects all minima."""
+    return [row.mean for row in spanning_tree.anytime(n, lowest(rows)) if np.isfinite(row.mean)]
 
 
 def _tree_of_cifar(column: str) -> Measure:
@@ -64,7 +76,7 @@ def _tree_means(tables: Tables) -> pd.DataFrame:
             ]
         )
         losses = minima.groupby("m")["loss"].first()
-        rows.append({"minima": losses.mean(), "saddles": mean_tree(len(losses), lowest(group))})
+        rows.append({"minima": losses.mean(), "saddles": _mean_saddle(len(losses), group.to_dict("records"))})
     return pd.DataFrame(rows)
 
 
@@ -89,21 +101,22 @@ def ultrametric(tables: Tables) -> Found:
     found = _groups(tables)
     analytic = tables.surfaces[tables.surfaces["quantity"] == "ultrametric_violations"]["value"]
     return statistics.exact(
-        sum(ultrametric_violations(n, lowest(rows)) for n, rows in found) + analytic.sum(), len(found)
+        sum(spanning_tree.ultrametric_violations(n, lowest(rows)) for n, rows in found) + analytic.sum(), len(found)
     )
 
 
 def tree_improves(tables: Tables) -> Found:
     falls = []
     for n, rows in _groups(tables):
-        falls.append(mean_tree(n, lowest(rows[rows["round"] == 0])) - mean_tree(n, lowest(rows)))
+        star = [row for row in rows if row["round"] == 0]
+        falls.append(_mean_saddle(n, star) - _mean_saddle(n, rows))
     return student(falls)
 
 
 def tree_never_rises(tables: Tables) -> Found:
     rises = 0
     for n, rows in _groups(tables):
-        means = [row["mean"] for row in anytime_table(n, lowest(rows)) if np.isfinite(row["mean"])]
+        means = _means(n, rows)
         rises += int((np.diff(means) > 0).sum())
     return statistics.exact(rises, len(_groups(tables)))
 
@@ -119,7 +132,7 @@ def concatenated_start(tables: Tables) -> Found:
 def stop_rule(tables: Tables) -> Found:
     gains = []
     for n, rows in _groups(tables):
-        means = [row["mean"] for row in anytime_table(n, lowest(rows)) if np.isfinite(row["mean"])]
+        means = _means(n, rows)
         if len(means) < 2:
             continue
         stop, idle = len(means) - 1, 0
