@@ -1,6 +1,7 @@
 """The study's plan, its jobs on tiny data, and every measure on tables whose answer is known by hand."""
 
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import yaml
 from matplotlib import pyplot as plt
 
 from lossatlas import barriers
+from lossatlas.checkpoint import Checkpoint
 from lossatlas.claims import load_ledger
 from lossatlas.config import load_schema, validate
 from lossatlas.data import DataSet
-from lossatlas.elastic_band import AUTONEB_13C8BA8, CORRECTED
+from lossatlas.elastic_band import AUTONEB_13C8BA8, CORRECTED, neb
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import autoneb as figures
 from lossatlas.statistics import Interval
@@ -23,6 +25,7 @@ from lossatlas.studies.autoneb import (
     comparison,
     controls,
     exploration,
+    journal,
     levels,
     measurements,
     paths,
@@ -236,6 +239,82 @@ def test_the_placebos_differ_from_the_method_in_what_they_are_named_for(setting)
     assert [row["arm"] for row in found.rows] == [arm for arm in comparison.PLACEBOS for _ in range(2)]
     saddles = pd.DataFrame(found.rows).pivot_table(index="arm", columns="pair", values="train_loss_saddle")
     assert saddles.round(12).drop_duplicates().shape == saddles.shape
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying:
+    """A store whose process is killed just after so many saves."""
+
+    def __init__(self, store, saves):
+        self.store, self.left = store, saves
+
+    def load(self):
+        return self.store.load()
+
+    def save(self, state):
+        self.store.save(state)
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+def same(first, second):
+    """Whether two trees of rows and tensors are the same bit for bit; nothing equals NaN but NaN."""
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    return type(first) is type(second) and repr(first) == repr(second)
+
+
+JOBS = ("levels", "round", "budget", "released", "tuning")
+
+
+@pytest.fixture(scope="module")
+def jobs(minima, setting):
+    """By name, a job as a function of its store, to a tree of what it writes."""
+    data = tiny_data()
+    star = [exploration.measure(TINY, minima, data, SETTINGS, [], {}, 0, part, "cpu") for part in (0, 1)]
+    rows, pivots = star[0][0] + star[1][0], star[0][1] | star[1][1]
+    rates = dict.fromkeys(comparison.TUNED, 0.1)
+    return {
+        "levels": lambda store: vars(levels.measure(TINY, minima, data, SETTINGS, "cpu", store=store)),
+        "round": lambda store: exploration.measure(
+            TINY, minima, data, SETTINGS, rows, pivots, 1, 0, "cpu", store=store
+        ),
+        "budget": lambda store: vars(comparison.measure("budget", setting, rates, store=store)),
+        "released": lambda store: vars(comparison.measure("released", setting, rates, store=store)),
+        "tuning": lambda store: comparison.tune(setting, store=store),
+    }
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_killed_between_cycles_goes_on_in_its_band_with_the_same_bits(name, jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SAVE_SECONDS", 0.0)
+    bands = []
+    monkeypatch.setattr(
+        import_module("lossatlas.elastic_band.auto_neb"), "neb", lambda *a, **k: bands.append(1) or neb(*a, **k)
+    )
+    whole = jobs[name](None)
+    needed = len(bands)
+    store = Checkpoint(tmp_path / "job.npz", {"job": name}, "code")
+    bands.clear()
+    for saves in (1, 1, 2):  # in a band, and between the end of a part and the next one
+        with pytest.raises(Killed):
+            jobs[name](Dying(store, saves))
+    assert same(jobs[name](store), whole)
+    assert len(bands) == needed  # no cycle ran twice
+
+
+def test_what_takes_less_than_a_moment_is_not_saved(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SAVE_SECONDS", 1e9)
+    jobs["round"](Checkpoint(tmp_path / "job.npz", {}, "code"))
+    assert not (tmp_path / "job.npz").exists()
 
 
 def test_the_released_family_corrects_one_switch_at_a_time():
