@@ -1,6 +1,7 @@
 """The study's plan, its jobs on tiny data, and every measure on tables whose answer is known by hand."""
 
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import yaml
 from matplotlib import pyplot as plt
 
 from lossatlas import barriers
+from lossatlas.checkpoint import Checkpoint
 from lossatlas.claims import load_ledger
 from lossatlas.config import load_schema, validate
 from lossatlas.data import DataSet
-from lossatlas.elastic_band import AUTONEB_13C8BA8, CORRECTED, minimum_tree
+from lossatlas.elastic_band import AUTONEB_13C8BA8, CORRECTED, neb
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import autoneb as figures
 from lossatlas.statistics import Interval
@@ -23,6 +25,7 @@ from lossatlas.studies.autoneb import (
     comparison,
     controls,
     exploration,
+    journal,
     levels,
     measurements,
     paths,
@@ -31,6 +34,7 @@ from lossatlas.studies.autoneb import (
     surfaces,
     tree_tables,
 )
+from lossatlas.studies.autoneb.measurements import trends
 from lossatlas.studies.settings import Baseline
 
 ROOT = Path(__file__).parents[2]
@@ -237,6 +241,82 @@ def test_the_placebos_differ_from_the_method_in_what_they_are_named_for(setting)
     assert saddles.round(12).drop_duplicates().shape == saddles.shape
 
 
+class Killed(Exception):
+    pass
+
+
+class Dying:
+    """A store whose process is killed just after so many saves."""
+
+    def __init__(self, store, saves):
+        self.store, self.left = store, saves
+
+    def load(self):
+        return self.store.load()
+
+    def save(self, state):
+        self.store.save(state)
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+def same(first, second):
+    """Whether two trees of rows and tensors are the same bit for bit; nothing equals NaN but NaN."""
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    return type(first) is type(second) and repr(first) == repr(second)
+
+
+JOBS = ("levels", "round", "budget", "released", "tuning")
+
+
+@pytest.fixture(scope="module")
+def jobs(minima, setting):
+    """By name, a job as a function of its store, to a tree of what it writes."""
+    data = tiny_data()
+    star = [exploration.measure(TINY, minima, data, SETTINGS, [], {}, 0, part, "cpu") for part in (0, 1)]
+    rows, pivots = star[0][0] + star[1][0], star[0][1] | star[1][1]
+    rates = dict.fromkeys(comparison.TUNED, 0.1)
+    return {
+        "levels": lambda store: vars(levels.measure(TINY, minima, data, SETTINGS, "cpu", store=store)),
+        "round": lambda store: exploration.measure(
+            TINY, minima, data, SETTINGS, rows, pivots, 1, 0, "cpu", store=store
+        ),
+        "budget": lambda store: vars(comparison.measure("budget", setting, rates, store=store)),
+        "released": lambda store: vars(comparison.measure("released", setting, rates, store=store)),
+        "tuning": lambda store: comparison.tune(setting, store=store),
+    }
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_killed_between_cycles_goes_on_in_its_band_with_the_same_bits(name, jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SAVE_SECONDS", 0.0)
+    bands = []
+    monkeypatch.setattr(
+        import_module("lossatlas.elastic_band.auto_neb"), "neb", lambda *a, **k: bands.append(1) or neb(*a, **k)
+    )
+    whole = jobs[name](None)
+    needed = len(bands)
+    store = Checkpoint(tmp_path / "job.npz", {"job": name}, "code")
+    bands.clear()
+    for saves in (1, 1, 2):  # in a band, and between the end of a part and the next one
+        with pytest.raises(Killed):
+            jobs[name](Dying(store, saves))
+    assert same(jobs[name](store), whole)
+    assert len(bands) == needed  # no cycle ran twice
+
+
+def test_what_takes_less_than_a_moment_is_not_saved(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SAVE_SECONDS", 1e9)
+    jobs["round"](Checkpoint(tmp_path / "job.npz", {}, "code"))
+    assert not (tmp_path / "job.npz").exists()
+
+
 def test_the_released_family_corrects_one_switch_at_a_time():
     plain, normalised = comparison.released(False), comparison.released(True)
     for arms in (plain, normalised):
@@ -339,22 +419,6 @@ def test_the_mechanical_model_on_a_quadratic_has_its_closed_form():
 # --- trees, and measures on tables whose answer is known --------------------------------------------------------------
 
 
-SADDLES = {(0, 1): 3.0, (0, 2): 5.0, (1, 2): 4.0, (2, 3): 2.0, (0, 3): 6.0}
-
-
-def test_the_trees_read_off_tables_are_the_engines():
-    assert tree_tables.minimum_tree(4, SADDLES) == minimum_tree(4, SADDLES) == [(2, 3), (0, 1), (1, 2)]
-    assert tree_tables.mean_tree(4, SADDLES) == 3
-    assert tree_tables.mean_tree(5, SADDLES) == float("inf")
-    assert [row["mean"] for row in tree_tables.anytime_table(4, SADDLES)][3:] == [3.0, 3.0]
-    whole = tree_tables.bottleneck(4, SADDLES)
-    tree = tree_tables.bottleneck(4, {pair: SADDLES[pair] for pair in tree_tables.minimum_tree(4, SADDLES)})
-    assert whole == tree
-    assert whole[0, 3] == 4
-    assert tree_tables.ultrametric_violations(4, SADDLES) == 0
-    assert [height for *_, height in tree_tables.merges(4, SADDLES)] == [2.0, 3.0, 4.0]
-
-
 def level_rows(barrier, arms=("segment", "matched", "autoneb", "stopped-autoneb"), widths=(8, 16, 32), depths=(1, 3)):
     """Rows of perceptrons whose barrier is a given function of width, depth and pair."""
     base = dict.fromkeys(barriers.COLUMNS, 0.1) | dict.fromkeys(levels.PAIR_COLUMNS, 0.5)
@@ -404,15 +468,17 @@ def test_trends_have_the_slopes_and_ranks_that_the_barriers_were_made_with():
 def test_networks_too_narrow_to_fit_the_data_are_no_part_of_a_trend():
     frame = level_rows(lambda w, d, pair: 1.0 / w)
     frame.loc[frame["width"] == 8, "train_error_start"] = 0.2
-    assert set(measurements.family_of(frame, "width")["width"]) == {16, 32}
+    assert set(trends.family_of(frame, "width")["width"]) == {16, 32}
 
 
 def test_the_peak_of_the_width_grid_is_compared_with_the_first_width_that_fits():
     frame = level_rows(lambda w, d, pair: {8: 1.0, 16: 2.0, 32: 0.5}[w])
-    assert measurements.width_peak(tables_of(frame)).value == 1  # all widths fit: the peak is one step above
+    assert (
+        measurements.MEASURES["width_peak"](tables_of(frame)).value == 1
+    )  # all widths fit: the peak is one step above
     frame.loc[frame["width"] == 8, "train_error_start"] = 0.01
-    assert measurements.width_peak(tables_of(frame)).value == 0
-    fall = measurements.width_falls(tables_of(frame))
+    assert measurements.MEASURES["width_peak"](tables_of(frame)).value == 0
+    fall = measurements.MEASURES["width_falls"](tables_of(frame))
     assert fall.value == pytest.approx(-2)
 
 
@@ -421,7 +487,7 @@ def test_the_level_of_a_saddle_is_0_at_the_training_and_1_at_the_test_loss():
     tables = tables_of(frame)
     assert measurements.MEASURES["level_shallow"](tables).value == pytest.approx(1)
     assert measurements.MEASURES["level_deep"](tables).value == pytest.approx(0)
-    assert measurements.level_trend(tables).value == pytest.approx(1)
+    assert measurements.MEASURES["level_trend"](tables).value == pytest.approx(1)
 
 
 def tree_rows(saddles, group=0, n=4, rounds=None, start="straight"):
@@ -440,18 +506,18 @@ def test_measures_of_trees_on_a_tree_drawn_by_hand():
     rounds = dict.fromkeys(later, 1)
     rows = tree_rows(star | later, rounds=rounds) + tree_rows(star | later, group=1, rounds=rounds)
     tables = tables_of(tree=pd.DataFrame(rows), surfaces=pd.DataFrame({"quantity": [], "value": []}))
-    assert measurements.tree_improves(tables) == Interval(
+    assert measurements.MEASURES["tree_improves"](tables) == Interval(
         pytest.approx(4 - 10 / 3), *[pytest.approx(4 - 10 / 3)] * 2, 2
     )
-    assert measurements.tree_never_rises(tables).value == 0
-    assert measurements.ultrametric(tables).value == 0
+    assert measurements.MEASURES["tree_never_rises"](tables).value == 0
+    assert measurements.MEASURES["ultrametric"](tables).value == 0
     # triples 012: 4 against 4 and 2; 013, 023, 123: 9 against at most 4, 4 and 9
-    assert measurements.local_meps(tables).value == 0.5
+    assert measurements.MEASURES["local_meps"](tables).value == 0.5
     # the fall comes with the first band, two idle ones end it: none of three is saved, nothing is lost
-    assert measurements.stop_rule(tables).value == pytest.approx(0)
+    assert measurements.MEASURES["stop_rule"](tables).value == pytest.approx(0)
     table = measurements.anytime(tables)
     assert set(table["order"]) == {"suggested", "random"}
-    assert measurements.suggestions_beat_random(tables).value > 0
+    assert measurements.MEASURES["suggestions_beat_random"](tables).value > 0
 
 
 def test_the_better_of_two_starts_counts_and_their_difference_is_by_group():
@@ -459,8 +525,8 @@ def test_the_better_of_two_starts_counts_and_their_difference_is_by_group():
     rows = tree_rows(star | later, rounds={(1, 2): 1})
     joined = [row | {"start": "concatenated", "train_loss_saddle": 2.5} for row in rows if row["round"] == 1]
     frame = pd.DataFrame(rows + joined)
-    assert tree_tables.lowest(frame)[1, 2] == 2.5
-    found = measurements.concatenated_start(tables_of(tree=frame))
+    assert tree_tables.lowest(frame.to_dict("records"))[1, 2] == 2.5
+    found = measurements.MEASURES["concatenated_start"](tables_of(tree=frame))
     assert (found.value, found.n) == (0.5, 1)
 
 
@@ -495,9 +561,9 @@ def test_the_cheap_schedule_is_judged_by_ratios():
         )
     ]
     tables = tables_of(arms=pd.DataFrame(rows), cycles=pd.DataFrame(cycles))
-    assert measurements.cheap_saddle(tables).value == pytest.approx(1.02)
-    assert measurements.cheap_gradients(tables).value == pytest.approx(0.08)
-    assert measurements.cheap_gradients_to_saddle(tables).value == pytest.approx(0.08)
+    assert measurements.MEASURES["cheap_saddle"](tables).value == pytest.approx(1.02)
+    assert measurements.MEASURES["cheap_gradients"](tables).value == pytest.approx(0.08)
+    assert measurements.MEASURES["cheap_gradients_to_saddle"](tables).value == pytest.approx(0.08)
 
 
 def test_every_measure_has_its_claim_and_every_claim_of_the_tier_its_measure():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lossatlas import elastic_band as eb
+from lossatlas import spanning_tree
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems import Eggcarton, Ring
 
@@ -53,6 +54,25 @@ def test_a_band_outside_the_tree_changes_nothing_and_ties_do_not_change_its_weig
     assert torch.equal(eb.bottlenecks(losses, inside), eb.bottlenecks(losses, saddles))
     other_order = dict(sorted(saddles.items(), reverse=True))
     assert sorted(saddles[p] for p in eb.minimum_tree(6, other_order)) == sorted(saddles[p] for p in tree)
+
+
+def test_a_tree_drawn_by_hand():
+    saddles = {(0, 1): 3.0, (0, 2): 5.0, (1, 2): 4.0, (2, 3): 2.0, (0, 3): 6.0}
+    assert spanning_tree.minimum_tree(4, saddles) == [(2, 3), (0, 1), (1, 2)]
+    assert spanning_tree.summary(4, saddles) == (5, 3.0, 4.0)
+    assert spanning_tree.summary(5, saddles).mean == math.inf  # nothing leads to the fifth
+    assert [row.mean for row in spanning_tree.anytime(4, saddles)] == [math.inf] * 3 + [3.0, 3.0]
+    assert list(spanning_tree.merges(4, saddles)) == [({2}, {3}, 2.0), ({0}, {1}, 3.0), ({0, 1}, {2, 3}, 4.0)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_minimax_of_the_whole_graph_is_that_of_its_tree_and_an_ultrametric(seed):
+    _, saddles = landscape(6, seed)
+    whole = spanning_tree.minimax(6, saddles)
+    assert whole == spanning_tree.minimax(6, {pair: saddles[pair] for pair in spanning_tree.minimum_tree(6, saddles)})
+    expected = minimax(6, saddles)
+    assert whole == {(i, j): expected[i][j] for i, j in itertools.permutations(range(6), 2)}
+    assert spanning_tree.ultrametric_violations(6, saddles) == 0
 
 
 def test_the_star_is_round_the_lowest_minimum():

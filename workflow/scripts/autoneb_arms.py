@@ -1,7 +1,8 @@
 from lossatlas import job
 
-with job.start(snakemake):
+with job.start(snakemake) as path:
     from lossatlas import artifacts, device, progress
+    from lossatlas.checkpoint import Checkpoint
     from lossatlas.studies import baselines
     from lossatlas.studies.autoneb import comparison
     from lossatlas.studies.settings import Baseline
@@ -16,12 +17,13 @@ with job.start(snakemake):
         device.resolve(snakemake.config["device"]),
     )
     tuning = artifacts.rows(artifacts.load_table(snakemake.input.tuning, code=params.code))
-    found = comparison.measure(family, setting, comparison.best_rates(tuning), progress.meter(f"arms of {family}"))
     about = {
         "parameters": {"baseline": params.baseline, "settings": params.settings},
         "inputs": snakemake.input,
         "code": params.code,
     }
+    meter, store = progress.meter(f"arms of {family}"), Checkpoint(path, about["parameters"], params.code)
+    found = comparison.measure(family, setting, comparison.best_rates(tuning), meter, store)
     artifacts.save_table(snakemake.output.table, found.rows, **about)
     artifacts.save_table(snakemake.output.cycles, found.cycles, **about)
     artifacts.save(snakemake.output.profiles, found.arrays, **about)

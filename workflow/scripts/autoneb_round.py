@@ -1,7 +1,8 @@
 from lossatlas import job
 
-with job.start(snakemake):
+with job.start(snakemake) as path:
     from lossatlas import artifacts, device, progress
+    from lossatlas.checkpoint import Checkpoint
     from lossatlas.studies import baselines
     from lossatlas.studies.autoneb import exploration
     from lossatlas.studies.settings import Baseline
@@ -14,8 +15,8 @@ with job.start(snakemake):
         "code": params.code,
     }
     same = {"parameters": about["parameters"], "code": params.code}
-    former = [row for path in snakemake.input.former for row in artifacts.rows(artifacts.load_table(path, **same))]
-    paths = {name: pivots for path in snakemake.input.paths for name, pivots in artifacts.load(path, **same).items()}
+    former = [row for table in snakemake.input.former for row in artifacts.rows(artifacts.load_table(table, **same))]
+    paths = {name: pivots for file in snakemake.input.paths for name, pivots in artifacts.load(file, **same).items()}
     rows, pivots = exploration.measure(
         baseline,
         artifacts.load(snakemake.input.minima, parameters=params.baseline, code=params.training_code),
@@ -27,6 +28,7 @@ with job.start(snakemake):
         int(snakemake.wildcards.part),
         device.resolve(snakemake.config["device"]),
         progress.meter(f"round {snakemake.wildcards.round}"),
+        Checkpoint(path, **same),
     )
     artifacts.save_table(snakemake.output.table, rows, **about)
-    artifacts.save(snakemake.output.paths, {name: path.cpu() for name, path in pivots.items()}, **about)
+    artifacts.save(snakemake.output.paths, {name: pivot.cpu() for name, pivot in pivots.items()}, **about)

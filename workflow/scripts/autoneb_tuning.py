@@ -1,7 +1,8 @@
 from lossatlas import job
 
-with job.start(snakemake):
+with job.start(snakemake) as path:
     from lossatlas import artifacts, device, progress
+    from lossatlas.checkpoint import Checkpoint
     from lossatlas.studies import baselines
     from lossatlas.studies.autoneb import comparison
     from lossatlas.studies.settings import Baseline
@@ -15,10 +16,6 @@ with job.start(snakemake):
         params.settings,
         device.resolve(snakemake.config["device"]),
     )
-    artifacts.save_table(
-        snakemake.output[0],
-        comparison.tune(setting, progress.meter("tuned arms")),
-        parameters={"baseline": params.baseline, "settings": params.settings},
-        inputs=snakemake.input,
-        code=params.code,
-    )
+    parameters = {"baseline": params.baseline, "settings": params.settings}
+    rows = comparison.tune(setting, progress.meter("tuned arms"), Checkpoint(path, parameters, params.code))
+    artifacts.save_table(snakemake.output[0], rows, parameters=parameters, inputs=snakemake.input, code=params.code)

@@ -37,16 +37,15 @@ from lossatlas.elastic_band.networks import connect_networks
 from lossatlas.elastic_band.profile import Profile, evaluate, mean_losses, profile, refine
 from lossatlas.elastic_band.tree import (
     Exploration,
-    anytime,
     bottlenecks,
     explore,
-    minimum_tree,
     spanning_tree,
     star,
     start_path,
     suggest,
     tree_path,
 )
+from lossatlas.spanning_tree import anytime, minimum_tree
 
 __all__ = [
     "ARMS",

@@ -86,13 +86,14 @@ class Schedule:
         return total
 
 
-def _published(first: Cycle, *groups: tuple[int, int, float]) -> Schedule:
+def _growing(first: Cycle, *groups: tuple[int, int, float], **common) -> Schedule:
+    """`first`, then (cycles, steps, rate) groups of cycles that put a pivot into each of the two highest gaps."""
     later = [Cycle(steps, rate, "highest", 2) for cycles, steps, rate in groups for _ in range(cycles)]
-    return Schedule((first, *later))
+    return Schedule((first, *later), **common)
 
 
 # cifar10-resnet20.yaml of the released code: 14 cycles, 16,000 steps, up to 31 pivots and 248,000 pivot gradients
-PUBLISHED = _published(Cycle(1000, 0.1, "equal", 3), (3, 1000, 0.1), (2, 2000, 0.1), (4, 1000, 0.01), (4, 1000, 0.001))
+PUBLISHED = _growing(Cycle(1000, 0.1, "equal", 3), (3, 1000, 0.1), (2, 2000, 0.1), (4, 1000, 0.01), (4, 1000, 0.001))
 # the released `-fast` one: 17 pivots from the start, a single sample in each gap
 PUBLISHED_FAST = Schedule(
     (
@@ -108,27 +109,9 @@ PUBLISHED_FAST = Schedule(
 )
 # about a fortieth of the published sample gradients: small minibatches, since four steps on 128 rows bring a band
 # farther than one on 512; a short cycle at a lower rate against their noise; a look at the top gaps only
-CHEAP = Schedule(
-    (
-        Cycle(500, 0.1, "equal", 3),
-        Cycle(800, 0.1, "highest", 2),
-        Cycle(800, 0.1, "highest", 2),
-        Cycle(800, 0.1, "highest", 2),
-        Cycle(300, 0.01, "highest", 2),
-    ),
-    batch_size=128,
-    top=4,
-)
+CHEAP = _growing(Cycle(500, 0.1, "equal", 3), (3, 800, 0.1), (1, 300, 0.01), batch_size=128, top=4)
 # 4 cycles of 100 steps, for a first look at a network in a few seconds
-SMOKE = Schedule(
-    (
-        Cycle(100, 0.1, "equal", 3),
-        Cycle(100, 0.1, "highest", 2),
-        Cycle(100, 0.01, "highest", 2),
-        Cycle(100, 0.01, "highest", 2),
-    ),
-    top=3,
-)
+SMOKE = _growing(Cycle(100, 0.1, "equal", 3), (1, 100, 0.1), (2, 100, 0.01), top=3)
 
 # --- insertion -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Exploration: which pairs of minima to join by a band next, and the spanning tree of the lowest saddles.
 
-Minima are numbered from 0; a pair (i, j) has i < j, and `saddles` maps a pair to the loss of its band's saddle. The
-functions that suggest pairs are pure, so that whoever runs the bands may run those of one round side by side.
+Minima, pairs and `saddles` are those of `lossatlas.spanning_tree`. The functions that suggest pairs are pure, so that
+whoever runs the bands may run those of one round side by side.
 """
 
 import math
@@ -19,29 +19,13 @@ from lossatlas.elastic_band.auto_neb import CHEAP, Connection, Schedule, auto_ne
 from lossatlas.elastic_band.profile import mean_losses
 from lossatlas.errors import LossAtlasError
 from lossatlas.seeds import seed
-
-Pair = tuple[int, int]
+from lossatlas.spanning_tree import Pair, Round, anytime, merges, minimum_tree
 
 
 def star(losses: Sequence[float]) -> list[Pair]:
     """The pairs of the lowest minimum with all others, the lowest other first (Draxler et al. 2018)."""
     order = sorted(range(_count(losses)), key=lambda i: (losses[i], i))
     return [_pair(order[0], other) for other in order[1:]]
-
-
-def minimum_tree(n: int, saddles: Mapping[Pair, float]) -> list[Pair]:
-    """The pairs of the minimum spanning tree (a forest, while the pairs do not connect all), lowest first.
-
-    Kruskal's algorithm; among equal saddles the smaller pair comes first, so the tree is one.
-    """
-    component = list(range(n))
-    tree = []
-    for pair in sorted(saddles, key=lambda pair: (saddles[pair], pair)):
-        a, b = (component[i] for i in pair)
-        if a != b:
-            tree.append(pair)
-            component = [a if c == b else c for c in component]
-    return tree
 
 
 def suggest(
@@ -106,26 +90,14 @@ def bottlenecks(losses: Sequence[float], saddles: Mapping[Pair, float]) -> Tenso
     n = len(losses)
     result = torch.full((n, n), math.inf, dtype=torch.float64)
     result.diagonal().copy_(torch.as_tensor(losses, dtype=torch.float64))
-    groups = [{i} for i in range(n)]
-    for pair in minimum_tree(n, saddles):
-        a, b = (next(group for group in groups if i in group) for i in pair)
-        for i in a:
-            for j in b:
-                result[i, j] = result[j, i] = saddles[pair]
-        groups = [group for group in groups if group not in (a, b)] + [a | b]
+    for first, second, height in merges(n, saddles):
+        for i in first:
+            for j in second:
+                result[i, j] = result[j, i] = height
     return result
 
 
 # --- exploring ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Round:
-    """The tree after so many bands: mean and maximum of its saddles, infinite while it does not connect all."""
-
-    bands: int
-    mean: float
-    highest: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,19 +121,6 @@ class Exploration:
 
 def _heights(n: int, saddles: Mapping[Pair, float]) -> list[float]:
     return [saddles[pair] for pair in minimum_tree(n, saddles)]
-
-
-def anytime(n: int, saddles: Mapping[Pair, float]) -> tuple[Round, ...]:
-    """The tree after each band, for bands in the order of `saddles`."""
-    so_far: dict[Pair, float] = {}
-    record = []
-    for pair, saddle in saddles.items():
-        so_far[pair] = saddle
-        heights = _heights(n, so_far)
-        whole = len(heights) == n - 1
-        mean = sum(heights) / len(heights) if whole else math.inf
-        record.append(Round(len(so_far), mean, max(heights) if whole else math.inf))
-    return tuple(record)
 
 
 def explore(

@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lossatlas.figures import style
 from lossatlas.figures.style import save
-from lossatlas.studies.autoneb.tree_tables import lowest, merges
+from lossatlas.spanning_tree import merges
+from lossatlas.studies.autoneb.tree_tables import lowest
 
 __all__ = ["budget", "cycles", "length", "levels", "save", "tree"]
 
@@ -150,7 +151,7 @@ def _disconnectivity(axes: Axes, rows: pd.DataFrame) -> None:
         .groupby(level=0)
         .first()
     )
-    joins = list(merges(n, lowest(rows)))
+    joins = list(merges(n, lowest(rows.to_dict("records"))))
     order = _leaf_order(joins, n)
     place = {frozenset([m]): (order.index(m), losses[m]) for m in range(n)}
     for first, second, height in joins:

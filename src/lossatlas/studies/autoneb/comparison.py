@@ -7,6 +7,7 @@ first two families are tuned on pairs that nothing else uses.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,8 +28,10 @@ from lossatlas.elastic_band import (
     one_corrected,
     straight,
 )
+from lossatlas.elastic_band.auto_neb import Store
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import paths, plan
+from lossatlas.studies.autoneb.journal import Journal
 from lossatlas.studies.baselines import Problems
 from lossatlas.studies.settings import Baseline
 
@@ -83,15 +86,21 @@ class Setting:
         return torch.stack([a, b])
 
 
-def tune(setting: Setting, progress: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
-    """Rows (arm, learning_rate, pair, saddle) of every tuned arm at every rate, on the tuning pairs."""
+def tune(
+    setting: Setting, progress: Callable[[int, int], None] | None = None, store: Store | None = None
+) -> list[dict[str, Any]]:
+    """Rows (arm, learning_rate, pair, saddle) of every tuned arm at every rate, on the tuning pairs.
+
+    With a store a job that was cut short goes on at the last cycle of its band, bit for bit.
+    """
+    journal = Journal(store)
     comparison = setting.settings["comparison"]
     pairs = plan.tuning_pairs(comparison)
     rows = []
     for done, arm in enumerate(TUNED):
         for rate in comparison["curve_rates" if arm in CURVES else "learning_rates"]:
-            for number, result in enumerate(_run(setting, arm, pairs, rate)):
-                saddle = float(result.profile.values["train_loss"].max())
+            for number, result in enumerate(_run(setting, arm, pairs, rate, journal)):
+                saddle = result["columns"]["train_loss_saddle"]
                 rows.append({"arm": arm, "learning_rate": rate, "pair": number, "saddle": saddle})
         if progress:
             progress(done + 1, len(TUNED))
@@ -115,8 +124,13 @@ def measure(
     setting: Setting,
     rates: Mapping[str, float],
     progress: Callable[[int, int], None] | None = None,
+    store: Store | None = None,
 ) -> Found:
-    """All arms of a family on all pairs. rates: the tuned ones, by arm."""
+    """All arms of a family on all pairs. rates: the tuned ones, by arm.
+
+    With a store a job that was cut short goes on at the last cycle of its band, bit for bit.
+    """
+    journal = Journal(store)
     comparison = setting.settings["comparison"]
     pairs = plan.disjoint_pairs(comparison["published_pairs" if family == "published" else "pairs"])
     arms = {
@@ -129,13 +143,12 @@ def measure(
     rows, cycles, arrays = [], [], {}
     for done, arm in enumerate(arms):
         rate = rates.get(arm, float("nan"))
-        for number, result in enumerate(_run(setting, arm, pairs, rate)):
+        for number, result in enumerate(_run(setting, arm, pairs, rate, journal)):
             about = {"family": family, "arm": arm, "pair": number, "learning_rate": rate}
-            rows.append({**about, **result.columns, **barriers.summary(result.profile)})
-            cycles += [{**about, **row} for row in result.cycles]
+            rows.append({**about, **result["columns"]})
+            cycles += [{**about, **row} for row in result["cycles"]]
             if number == 0:
-                arrays |= {f"{arm}_arc": result.profile.arc, f"{arm}_loss": result.profile.values["train_loss"]}
-                arrays |= {f"{arm}_cycle{i}_{k}": v for i, shape in enumerate(result.shapes) for k, v in shape.items()}
+                arrays |= {f"{arm}_{name}": values for name, values in result["arrays"].items()}
         if progress:
             progress(done + 1, len(arms))
     return Found(rows, cycles, arrays)
@@ -155,30 +168,37 @@ def released(normalised: bool) -> dict[str, Arm]:
     return whole | switches
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A path: its profile, the columns of `paths.BAND_COLUMNS`, its cycles, and the profile after each of them."""
-
-    profile: barriers.Profile
-    columns: dict[str, Any]
-    cycles: Sequence[Mapping[str, Any]] = ()
-    shapes: Sequence[Mapping[str, Tensor]] = ()
+Result = dict[str, Any]  # a path's `columns`, `cycles` (rows) and `arrays` (its profile and that after each cycle)
 
 
-def _run(setting: Setting, arm: str, pairs: Sequence[tuple[int, int]], rate: float) -> Iterator[Result]:
+def _result(
+    profile: barriers.Profile, columns: Mapping[str, Any], cycles: Sequence = (), shapes: Sequence[Mapping] = ()
+) -> Result:
+    arrays = {"arc": profile.arc, "loss": profile.values["train_loss"]}
+    arrays |= {f"cycle{i}_{name}": values for i, shape in enumerate(shapes) for name, values in shape.items()}
+    return {"columns": {**columns, **barriers.summary(profile)}, "cycles": list(cycles), "arrays": arrays}
+
+
+def _run(
+    setting: Setting, arm: str, pairs: Sequence[tuple[int, int]], rate: float, journal: Journal
+) -> Iterator[Result]:
     """An arm on each of the pairs, in their order."""
     if arm in CURVES:
-        yield from _curves(setting, arm, pairs, rate)
+        yield from journal.part(f"{arm} {rate}", lambda: list(_curves(setting, arm, pairs, rate)))
         return
     for pair in pairs:
-        ends = setting.ends(arm, pair)
-        generator = paths.generator("comparison", *setting.name, arm.removesuffix("-matched"), *pair)
-        if arm.startswith("segment"):
-            yield Result(paths.segment_profile(setting.problems, *ends), paths.no_band())
-        elif arm in ("pivots-alone", "mechanical", "neb-springs"):
-            yield _springs(setting, arm, ends, rate, generator)
-        else:
-            yield _cycles(setting, arm, ends, rate, generator)
+        yield journal.part(f"{arm} {rate} {pair}", partial(_path, setting, arm, pair, rate, journal))
+
+
+def _path(setting: Setting, arm: str, pair: tuple[int, int], rate: float, journal: Journal) -> Result:
+    """An arm that is not a curve on a pair."""
+    ends = setting.ends(arm, pair)
+    generator = paths.generator("comparison", *setting.name, arm.removesuffix("-matched"), *pair)
+    if arm.startswith("segment"):
+        return _result(paths.segment_profile(setting.problems, *ends), paths.no_band())
+    if arm in ("pivots-alone", "mechanical", "neb-springs"):
+        return _springs(setting, arm, ends, rate, generator)
+    return _cycles(setting, arm, ends, rate, generator, journal)
 
 
 def _curves(setting: Setting, kind: str, pairs: Sequence[tuple[int, int]], rate: float) -> Iterator[Result]:
@@ -194,7 +214,7 @@ def _curves(setting: Setting, kind: str, pairs: Sequence[tuple[int, int]], rate:
     for control, diverged in zip(found.control, found.diverged_at.tolist(), strict=True):
         columns = paths.no_band(spent, pivots=3)
         columns |= {"gradients": spent, "steps": steps, "outcome": "ok" if diverged < 0 else "diverged"}
-        yield Result(paths.curve_profile(setting.problems, kind, control), columns)
+        yield _result(paths.curve_profile(setting.problems, kind, control), columns)
 
 
 def _springs(setting: Setting, arm: str, ends: Tensor, rate: float, generator: torch.Generator) -> Result:
@@ -225,10 +245,12 @@ def _springs(setting: Setting, arm: str, ends: Tensor, rate: float, generator: t
         "end_shift": 0.0,
         "spike": paths.spike(profile),
     }
-    return Result(profile, columns)
+    return _result(profile, columns)
 
 
-def _cycles(setting: Setting, arm: str, ends: Tensor, rate: float, generator: torch.Generator) -> Result:
+def _cycles(
+    setting: Setting, arm: str, ends: Tensor, rate: float, generator: torch.Generator, journal: Journal
+) -> Result:
     """An arm that runs in cycles."""
     problem = setting.problems.train
     rate_or_published = None if rate != rate else rate
@@ -250,11 +272,11 @@ def _cycles(setting: Setting, arm: str, ends: Tensor, rate: float, generator: to
         own, budget = replace(PUBLISHED, batch_size=own.batch_size).scaled(_share(setting, "published_steps")), None
     elif arm == "ours":
         own, budget = own.scaled(_share(setting, "ours_steps")), None
-    recorder = Recorder()
+    recorder = Recorder(journal)
     found = connect(problem, *ends, own, arm=switches, generator=generator, budget=budget, store=recorder)
     profile = paths.polyline_profile(setting.problems, found.pivots, setting.settings["gap_points"])
     columns = paths.band_columns(found, profile, ends[1])
-    return Result(profile, columns, paths.cycle_rows(found), recorder.shapes(found))
+    return _result(profile, columns, paths.cycle_rows(found), recorder.shapes(found))
 
 
 def _share(setting: Setting, key: str) -> float:
@@ -262,16 +284,22 @@ def _share(setting: Setting, key: str) -> float:
 
 
 class Recorder:
-    """A store that keeps where the positions of each cycle's look lie on its path."""
+    """A store that also keeps where the positions of each cycle's look lie on its path."""
 
-    def __init__(self):
+    def __init__(self, store: Store):
+        self.store = store
         self.weights: list[Tensor] = []
 
-    def load(self) -> None:
-        return None
+    def load(self) -> Any | None:
+        saved = self.store.load()
+        if saved is None:
+            return None
+        self.weights = list(saved["weights"])
+        return saved["band"]
 
     def save(self, state: Mapping[str, Any]) -> None:
         self.weights.append(state["weights"])
+        self.store.save({"band": state, "weights": list(self.weights)})
 
     def shapes(self, connection: Connection) -> list[dict[str, Tensor]]:
         """Arc length and loss at the points of each look, the straight start first."""

@@ -8,6 +8,7 @@ that the tree has already (the concatenation of its local paths, with all their 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor
 from lossatlas import barriers
 from lossatlas.data import DataSet
 from lossatlas.elastic_band import auto_neb, minimum_tree, star, start_path, suggest
+from lossatlas.elastic_band.auto_neb import Store
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import paths, plan
+from lossatlas.studies.autoneb.journal import Journal
+from lossatlas.studies.autoneb.tree_tables import lowest
 from lossatlas.studies.settings import Baseline
 
 STARTS = ("straight", "concatenated")
@@ -72,15 +76,6 @@ def bands_of_round(
     return found
 
 
-def lowest(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], float]:
-    """{pair: its lowest saddle over starts}, in the order of running, from the rows of one group."""
-    saddles: dict[tuple[int, int], float] = {}
-    for row in sorted(rows, key=lambda row: row["order"]):
-        pair = (row["i"], row["j"])
-        saddles[pair] = min(saddles.get(pair, float("inf")), row["train_loss_saddle"])
-    return saddles
-
-
 def measure(
     baseline: Baseline,
     training: Mapping[str, Any],
@@ -92,10 +87,12 @@ def measure(
     part: int,
     device: str,
     progress: Callable[[int, int], None] | None = None,
+    store: Store | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """(rows, pivots by the bands' names) of one part of a round.
 
-    former: rows of the rounds before; former_paths: their pivots by the bands' names.
+    former: rows of the rounds before; former_paths: their pivots by the bands' names. With a store a job that was cut
+    short goes on at the last cycle of its band, bit for bit.
     """
     problems = baselines.problems(baseline, data_set, device)
     minima = torch.as_tensor(training["final"]).to(device)
@@ -105,8 +102,9 @@ def measure(
     bands = bands_of_round(losses, former, round_number, tree["per_round"])
     mine = [band for number, band in enumerate(bands) if number % tree["parts"] == part]
     schedule = paths.schedule(settings)
-    rows, pivots = [], {}
-    for number, band in enumerate(mine):
+    journal = Journal(store)
+
+    def run(band: Band) -> tuple[dict[str, Any], Tensor]:
         path = _start(band, groups[band.group], former, former_paths)
         generator = paths.generator("tree", *baseline.hidden, band.name)
         cycles = schedule
@@ -114,23 +112,17 @@ def measure(
             cycles = paths.without_insertion(schedule)
             budget = paths.cost_limit(schedule, problems.train.rows)
             cycles = paths.fitted(cycles, problems.train.rows, budget, len(path))
-        found = auto_neb(problems.train, path, cycles, generator=generator)
+        found = auto_neb(problems.train, path, cycles, generator=generator, store=journal)
         profile = paths.polyline_profile(problems, found.pivots, settings["gap_points"])
-        rows.append(
-            {
-                "group": band.group,
-                "minima": tree["minima"],
-                "i": band.i,
-                "j": band.j,
-                "round": round_number,
-                "order": band.order,
-                "start": band.start,
-                "start_saddle": found.history[0].saddle,
-                **paths.band_columns(found, profile, groups[band.group][band.j]),
-                **barriers.summary(profile),
-            }
-        )
-        pivots[band.name] = found.pivots
+        about = {"group": band.group, "minima": tree["minima"], "i": band.i, "j": band.j, "round": round_number}
+        about |= {"order": band.order, "start": band.start, "start_saddle": found.history[0].saddle}
+        columns = paths.band_columns(found, profile, groups[band.group][band.j])
+        return {**about, **columns, **barriers.summary(profile)}, found.pivots
+
+    rows, pivots = [], {}
+    for number, band in enumerate(mine):
+        row, pivots[band.name] = journal.part(band.name, partial(run, band))
+        rows.append(row)
         if progress:
             progress(number + 1, len(mine))
     return rows, pivots

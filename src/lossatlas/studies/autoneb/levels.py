@@ -1,7 +1,8 @@
 """One network: how high minima, segments, matched segments and bands lie, for disjoint pairs of its minima."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from lossatlas import barriers, ensemble, weight_matching
 from lossatlas.data import DataSet
 from lossatlas.elastic_band import connect, points
+from lossatlas.elastic_band.auto_neb import Store
 from lossatlas.problems.network import NetworkProblem
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import paths, plan
+from lossatlas.studies.autoneb.journal import Journal
 from lossatlas.studies.baselines import Problems
 from lossatlas.studies.settings import Baseline
 from lossatlas.training import Recipe, steps_per_epoch, train
@@ -57,24 +60,30 @@ def measure(
     settings: Mapping[str, Any],
     device: str,
     progress: Callable[[int, int], None] | None = None,
+    store: Store | None = None,
 ) -> Found:
-    """The rows of a network: one for each disjoint pair of its minima and each arm."""
+    """The rows of a network: one for each disjoint pair of its minima and each arm.
+
+    With a store a job that was cut short goes on at the last cycle of its band, bit for bit.
+    """
+    journal = Journal(store)
     problems = baselines.problems(baseline, data_set, device)
     initial, final = (torch.as_tensor(training[name]).to(device) for name in ("initial", "final"))
     pairs = plan.disjoint_pairs(settings["bands"])
     rows, arrays = [], {}
-    stopped = _stopped(baseline, problems.train, initial, settings) if settings["matched_loss"] else None
+    stopped = None
+    if settings["matched_loss"]:
+        stopped = journal.part("stopped", lambda: _stopped(baseline, problems.train, initial, settings)).to(device)
     for number, (i, j) in enumerate(pairs):
         about = _pair_columns(baseline, problems, number, initial[[i, j]], final[[i, j]])
         for prefix, minima in (("", final), ("stopped-", stopped)):
             if minima is None or not minima[[i, j]].isfinite().all():
                 continue
-            ends = minima[[i, j]]
-            for arm, profile, extra in _arms(baseline, problems, ends, number, prefix, settings):
-                rows.append({**about, "arm": prefix + arm, **extra, **barriers.summary(profile)})
+            arms = partial(_arms, baseline, problems, minima[[i, j]], number, prefix, settings, journal)
+            for arm, columns, shape in journal.part(f"{prefix}{number}", arms):
+                rows.append({**about, "arm": prefix + arm, **columns})
                 if number == 0:
-                    arrays[f"{prefix}{arm}_arc"] = profile.arc
-                    arrays[f"{prefix}{arm}_loss"] = profile.values["train_loss"]
+                    arrays |= {f"{prefix}{arm}_{name}": values for name, values in shape.items()}
         if progress:
             progress(number + 1, len(pairs))
     _add_crossings(rows, training["losses"], pairs)
@@ -88,24 +97,31 @@ def _arms(
     number: int,
     prefix: str,
     settings: Mapping[str, Any],
-) -> Iterator[tuple[str, barriers.Profile, dict[str, Any]]]:
-    """(arm, profile, further columns) of each arm between two ends (2, P)."""
+    journal: Journal,
+) -> list[tuple[str, dict[str, Any], dict[str, Tensor]]]:
+    """(arm, columns of its row, arc lengths and losses of its profile) of each arm between two ends (2, P)."""
     a, b = ends
     axes = (baseline.data, baseline.architecture, *baseline.hidden, number)
     without = dict.fromkeys(
         ("ensemble_error", "ends_ensemble_error", "disagreement", "signs_shared", "signs_own"), float("nan")
     )
-    segment = paths.segment_profile(problems, a, b, 6 * settings["gap_points"])
-    yield "segment", segment, {"half": paths.half_barrier(segment), **without, **paths.no_band()}
     matched = weight_matching.match(problems.train, a, b, paths.generator("matching", *axes)).theta
-    profile = paths.segment_profile(problems, a, matched, 6 * settings["gap_points"])
-    yield "matched", profile, {"half": paths.half_barrier(profile), **without, **paths.no_band()}
+    found = []
+
+    def add(arm: str, profile: barriers.Profile, extra: Mapping[str, Any]) -> None:
+        columns = {"half": paths.half_barrier(profile), **extra, **barriers.summary(profile)}
+        found.append((arm, columns, {"arc": profile.arc, "loss": profile.values["train_loss"]}))
+
+    for arm, end in (("segment", b), ("matched", matched)):
+        profile = paths.segment_profile(problems, a, end, 6 * settings["gap_points"])
+        add(arm, profile, {**without, **paths.no_band()})
     generator = paths.generator("levels", prefix, *axes)
-    found = connect(problems.train, a, b, paths.schedule(settings), generator=generator)
-    profile = paths.polyline_profile(problems, found.pivots, settings["gap_points"])
-    columns = {"half": paths.half_barrier(profile), **_ensembles(problems.test, found.pivots)}
-    columns |= _signs(problems.train, found.pivots, settings["band_batch"], paths.generator("signs", prefix, *axes))
-    yield "autoneb", profile, {**columns, **paths.band_columns(found, profile, b)}
+    band = connect(problems.train, a, b, paths.schedule(settings), generator=generator, store=journal)
+    profile = paths.polyline_profile(problems, band.pivots, settings["gap_points"])
+    extra = _ensembles(problems.test, band.pivots)
+    extra |= _signs(problems.train, band.pivots, settings["band_batch"], paths.generator("signs", prefix, *axes))
+    add("autoneb", profile, {**extra, **paths.band_columns(band, profile, b)})
+    return found
 
 
 def _pair_columns(baseline: Baseline, problems: Problems, number: int, initial: Tensor, final: Tensor) -> dict:
