@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lossatlas import ensemble
+from lossatlas import ensemble, perceptron
 from lossatlas.perceptron import Perceptron
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
@@ -33,7 +33,7 @@ def test_losses_and_gradients_are_those_of_automatic_differentiation(activation,
 def test_chunks_do_not_change_the_numbers(cache, monkeypatch):
     problem, theta = network()
     whole = Perceptron.of(problem).gradient(theta, problem.x, problem.y, slice(1, -1))
-    monkeypatch.setattr(ensemble, "CACHE_BYTES", cache)
+    monkeypatch.setattr(perceptron, "CACHE_BYTES", cache)
     parts = Perceptron.of(problem).gradient(theta, problem.x, problem.y, slice(1, -1))
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
