@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lossatlas import ensemble
 from lossatlas.ensemble import Norm
 
+# activations of one chunk: twice a core's L2 cache is still faster than two chunks, whose products are smaller
+CACHE_BYTES = 4 * 2**20
 FORWARD = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_, nn.Sigmoid: torch.sigmoid_}
 # d loss / d input from (d loss / d output, output), in place of the former
 BACKWARD = {
@@ -109,7 +111,7 @@ class Perceptron:
 
     def _chunks(self, k: int, unit_bytes: int, device: str) -> list[tuple[int, int]]:
         """Ranges of members whose activations fit the cache; of one size, since a small rest would be slow."""
-        budget = ensemble.CACHE_BYTES if device == "cpu" else ensemble.DEVICE_BYTES
+        budget = CACHE_BYTES if device == "cpu" else ensemble.DEVICE_BYTES
         parts = math.ceil(k * max(self.widths[1:]) * unit_bytes / budget)
         size = math.ceil(k / parts)
         return [(start, min(start + size, k)) for start in range(0, k, size)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lossatlas import ensemble
+from lossatlas import ensemble, perceptron
 from lossatlas.ensemble import Norm
 from lossatlas.perceptron import Perceptron
 from lossatlas.problems.architectures import mlp
@@ -40,7 +40,7 @@ def test_losses_and_gradients_are_those_of_automatic_differentiation(activation,
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_each_member_may_see_rows_of_its_own(wanted, cache, batch_norm, monkeypatch):
     problem, theta = network(batch_norm=batch_norm)
-    monkeypatch.setattr(ensemble, "CACHE_BYTES", cache)
+    monkeypatch.setattr(perceptron, "CACHE_BYTES", cache)
     part = problem.on(torch.tensor([[0, 1, 2], [3, 2, 1], [7, 8, 9], [10, 0, 5]]))
     losses, gradients = Perceptron.of(part).gradient(theta, part.x, part.y, wanted)
     expected, slopes = ensemble.gradient(part, theta)
@@ -52,7 +52,7 @@ def test_each_member_may_see_rows_of_its_own(wanted, cache, batch_norm, monkeypa
 def test_chunks_do_not_change_the_numbers(cache, monkeypatch):
     problem, theta = network()
     whole = Perceptron.of(problem).gradient(theta, problem.x, problem.y, slice(1, -1))
-    monkeypatch.setattr(ensemble, "CACHE_BYTES", cache)
+    monkeypatch.setattr(perceptron, "CACHE_BYTES", cache)
     parts = Perceptron.of(problem).gradient(theta, problem.x, problem.y, slice(1, -1))
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
