@@ -32,6 +32,8 @@ rule perlin_counts:
     log:
         f"logs/{tier}/perlin_counts.log",
     threads: 1
+    resources:
+        gpu=1,
     params:
         settings=PERLIN_COUNTS,
         code=PERLIN_COUNTS_CODE,
@@ -47,6 +49,8 @@ rule perlin_densities:
     log:
         f"logs/{tier}/perlin_densities/{{kind}}.log",
     threads: 1
+    resources:
+        gpu=1,
     params:
         settings=lookup(dpath="{kind}", within=PERLIN_DENSITIES),
         code=PERLIN_DENSITIES_CODE,
@@ -63,6 +67,8 @@ rule perlin_smoothness:
     log:
         f"logs/{tier}/perlin_smoothness.log",
     threads: 1
+    resources:
+        gpu=1,
     params:
         settings=PERLIN_SMOOTHNESS,
         code=PERLIN_SMOOTHNESS_CODE,
@@ -78,6 +84,8 @@ rule perlin_descents:
     log:
         f"logs/{tier}/perlin_descents/{{kind}}.log",
     threads: 1
+    resources:
+        gpu=1,
     params:
         settings=lookup(dpath="{kind}", within=PERLIN_DESCENTS),
         code=PERLIN_DESCENTS_CODE,

@@ -130,7 +130,11 @@ def densities(ratios: pd.DataFrame, limits: pd.DataFrame) -> Figure:
             ax.set_axis_off()
         for ax in axes[:, 0]:
             ax.set_ylabel("attractors / those of one layer")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
+        found = {
+            label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        labels = [label for label, _, _ in ARMS.values() if label in found]
+        handles = [found[label] for label in labels]
         figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=-(-len(labels) // 2))
         return figure
 
@@ -157,7 +161,7 @@ def _ratios(axes: Axes, table: pd.DataFrame, limits: pd.DataFrame | None) -> Non
         style.tag(axes, "n → ∞", (most * 1.15, 0.02), "0.35", xycoords=("data", "axes fraction"))
     n = np.array([1, most])
     axes.plot(n, n, **style.THRESHOLD)
-    style.tag(axes, "n times", (4.4, 2.9), "0.35")
+    style.tag(axes, "n times", (3.5, 2.9), "0.35")
     ticks = sorted(set(table["n"]))
     axes.set(xscale="log", yscale="log", xlabel="layers n")
     axes.set_xticks(ticks, ticks)

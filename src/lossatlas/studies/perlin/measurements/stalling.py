@@ -1,6 +1,6 @@
 """Densities of the places where composites rest: ratios to one layer or to the sum, limits, closed forms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import nan
 
@@ -32,16 +32,25 @@ def density_ratio(table: pd.DataFrame, arm: str, n: int, column: str = "flow", b
     The error is of second order for smooth v, of first order for `max`, which jumps. Minima of pasted values depend on
     the grid at any step, so they are counted on the coarser grid alone. Bootstrap over landscapes.
     """
-    coarse, fine = sorted(table["samples"].unique())
+    return _ratio(_cells(table), arm, n, column, base)
 
-    def counts(samples: int, arm: str, n: int) -> pd.Series:
-        cell = table[(table["samples"] == samples) & (table["arm"] == arm) & (table["n"] == n)]
-        return cell.set_index("landscape")[column]
 
+Cells = Mapping[tuple[int, str, int], pd.DataFrame]  # counts by landscape of (samples, arm, n)
+
+
+def _cells(table: pd.DataFrame) -> Cells:
+    return {key: cell.set_index("landscape") for key, cell in table.groupby(["samples", "arm", "n"])}
+
+
+def _ratio(cells: Cells, arm: str, n: int, column: str, base: str) -> Interval | None:
+    coarse, fine = sorted({samples for samples, _, _ in cells})
     below = ("sum", 1) if base == "one" else (base, n)
     if column == "pasted":
         fine = coarse
-    columns = [counts(samples, *which) for samples in (coarse, fine) for which in ((arm, n), below)]
+    keys = [(samples, *which) for samples in (coarse, fine) for which in ((arm, n), below)]
+    if any(key not in cells for key in keys):
+        return None
+    columns = [cells[key][column] for key in keys]
     return _extrapolated(columns, 1.0 if arm == "max" else 2.0, f"density {arm} {n} {column} {base}")
 
 
@@ -82,12 +91,13 @@ def ratios(tables: Tables) -> pd.DataFrame:
     """
     rows = []
     for kind, table in tables.densities.items():
+        cells = _cells(table)
         for arm in table["arm"].unique():
             if arm == "layers":  # counts of another volume
                 continue
             for n in sorted(table["n"].unique()):
                 for column in ("flow", "pasted", "potential"):
-                    found = density_ratio(table, arm, n, column, "one")
+                    found = _ratio(cells, arm, n, column, "one")
                     if found is None:
                         continue
                     law = _closed_form(kind, arm, n) if column == "flow" else nan
@@ -114,10 +124,11 @@ def _closed_form(kind: str, arm: str, n: int) -> float:
 
 
 def limits(tables: Tables) -> pd.DataFrame:
-    """The n -> infinity limits of the power family in 1 to 3 dimensions, Gaussian layers; by Monte Carlo beyond 1-D."""
+    """The n -> infinity limits of the power family for the Gaussian layers there are; by Monte Carlo beyond 1-D."""
     rows = []
+    dims = [int(kind[2]) for kind in tables.densities if kind.startswith("se")]
     for arm, q in POWERS.items():
-        for dim in (1, 2, 3):
+        for dim in dims:
             if q and dim > 1:
                 found = theory.stall_ratio_sampled(q, dim, torch.Generator().manual_seed(0))
             else:  # a sum of Gaussian fields is one
