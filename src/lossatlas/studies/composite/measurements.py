@@ -129,6 +129,7 @@ def _autoencoder(tables: Tables) -> dict[str, Interval]:
             runs = tables.runs[others[0]]
             found["textures_readme"] = paired_means(runs, README, SUM, "score")
             found["textures_unit"] = paired_means(runs, "q=-1", SUM, "score")
+            found["textures_at_edge"] = edge_share(runs)
     return found
 
 
