@@ -294,6 +294,16 @@ def _member(statistics: Statistics, i: int) -> Statistics:
     return Statistics(statistics.mean[i : i + 1], statistics.var[i : i + 1], statistics.count)
 
 
+def joined(parts: Sequence[Moments]) -> Moments:
+    """The moments of all members, from those of some after others."""
+    return {
+        layer: Statistics(
+            torch.cat([part[layer].mean for part in parts]), torch.cat([part[layer].var for part in parts]), first.count
+        )
+        for layer, first in parts[0].items()
+    }
+
+
 def child_parameters(params: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     prefix = f"{name}."
     return {key[len(prefix) :]: value for key, value in params.items() if key.startswith(prefix)}

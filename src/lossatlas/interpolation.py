@@ -7,7 +7,7 @@ over as many points as fit the cache. What one reads off the curves is in `lossa
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,16 +24,21 @@ POINTS = 50  # the grid of Lucas et al. 2021, both ends included
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Curves of k lines: alphas (A,), loss and error (k, A) in float64, logits (k, A, r, C) of the first r rows."""
+    """Curves of k lines: alphas (A,), loss and error (k, A) in float64, logits (k, A, r, C) of the first r rows.
+
+    moments: of each line the BatchNorm statistics (A, C) that its points met; empty where nothing is normalised.
+    """
 
     alphas: Tensor
     loss: Tensor
     error: Tensor
     logits: Tensor
+    moments: tuple[ensemble.Moments, ...] = ()
 
     def every_second(self) -> "Sweep":
         """The sweep on the grid that this one refines."""
-        return Sweep(self.alphas[::2], self.loss[:, ::2], self.error[:, ::2], self.logits[:, ::2])
+        moments = tuple(_points(found, slice(None, None, 2)) for found in self.moments)
+        return Sweep(self.alphas[::2], self.loss[:, ::2], self.error[:, ::2], self.logits[:, ::2], moments)
 
 
 def refined(n_points: int) -> int:
@@ -58,12 +63,14 @@ def sweep(
     *,
     exponents: Tensor | None = None,
     logits_rows: int = 0,
+    moments: Sequence[ensemble.Moments] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Sweep:
     """Curves of `problem` on the lines from start (k, P) to end (k, P), at `n_points` equally spaced points.
 
-    `exponents` (P,) as in `line`; they must be 1 in the first linear layer. BatchNorm statistics are those of the
-    problem's own rows at each point, or what `problem.moments` says.
+    `exponents` (P,) as in `line`; they must be 1 in the first linear layer. BatchNorm statistics are `moments`, those
+    that a sweep of the same lines met on other rows, or else what `problem.moments` says, or else those of the
+    problem's own rows at each point.
     """
     if start.shape != end.shape or start.dim() != 2:
         raise LossAtlasError(f"a sweep needs starts and ends (k, P), not {tuple(start.shape)}, {tuple(end.shape)}")
@@ -73,26 +80,31 @@ def sweep(
     curves = []
     with torch.no_grad():
         for i, (a, b) in enumerate(zip(start, end, strict=True)):
-            curves.append(_sweep_one(problem, a, b, alphas, exponents, logits_rows))
+            met = moments[i] if moments else None
+            curves.append(_sweep_one(problem, a, b, alphas, exponents, logits_rows, met))
             if progress:
                 progress(i + 1, len(start))
-    loss, error, logits = (torch.stack(column) for column in zip(*curves, strict=True))
-    return Sweep(alphas, loss, error, logits)
+    *columns, found = zip(*curves, strict=True)
+    return Sweep(alphas, *(torch.stack(column) for column in columns), found if any(found) else ())
 
 
-def _sweep_one(problem, start, end, alphas, exponents, logits_rows):
+def _sweep_one(problem, start, end, alphas, exponents, logits_rows, met):
     blocks = [_Block.of(block, start, end) for block in problem.blocks()]
     widest = max(block.activation_numel for block in blocks)
     size = max(1, _budget(start) // (widest * start.element_size()))
     rest = slice(problem.dim - blocks[0].layout.dim, None)  # without the first layer, which the blocks have
-    loss, error, kept = [], [], []
-    moments = _moments_on(problem, start, end, alphas, exponents, size)
-    for part, given in zip(alphas.split(size), moments, strict=True):
+    loss, error, kept, records = [], [], [], []
+    parts = alphas.split(size)
+    if met is None:
+        moments = _moments_on(problem, start, end, alphas, exponents, size)
+    else:
+        moments = (_points(met, slice(first, first + size)) for first in range(0, len(alphas), size))
+    for part, given in zip(parts, moments, strict=True):
         theta = line(start[rest], end[rest], part, None if exponents is None else exponents[rest])
         losses = errors = 0.0
-        logits = []
+        logits, record = [], {}
         for block in blocks:
-            z = block.logits(theta, part, given)
+            z = block.logits(theta, part, given, record)
             losses = losses + block.problem.example_losses(z).sum(-1, dtype=torch.float64)
             errors = errors + block.problem.example_errors(z).sum(-1, dtype=torch.float64)
             if sum(len(z[0]) for z in logits) < logits_rows:
@@ -100,7 +112,8 @@ def _sweep_one(problem, start, end, alphas, exponents, logits_rows):
         loss.append(losses / problem.rows)
         error.append(errors / problem.rows)
         kept.append(torch.cat(logits, 1)[:, :logits_rows] if logits else z[:, :0])
-    return torch.cat(loss), torch.cat(error), torch.cat(kept)
+        records.append(record)
+    return torch.cat(loss), torch.cat(error), torch.cat(kept), ensemble.joined(records)
 
 
 def _moments_on(problem, start, end, alphas, exponents, size) -> Iterator[ensemble.Moments | None]:
@@ -112,12 +125,11 @@ def _moments_on(problem, start, end, alphas, exponents, size) -> Iterator[ensemb
     for points in alphas.split(group):
         found = problem.moments(line(start, end, points, exponents))
         for first in range(0, len(points), size):
-            yield {layer: _points(statistics, first, size) for layer, statistics in found.items()}
+            yield _points(found, slice(first, first + size))
 
 
-def _points(statistics: ensemble.Statistics, first: int, size: int) -> ensemble.Statistics:
-    part = slice(first, first + size)
-    return ensemble.Statistics(statistics.mean[part], statistics.var[part], statistics.count)
+def _points(moments: ensemble.Moments, part: slice) -> ensemble.Moments:
+    return {layer: ensemble.Statistics(m.mean[part], m.var[part], m.count) for layer, m in moments.items()}
 
 
 def _budget(theta: Tensor) -> int:
@@ -146,13 +158,13 @@ class _Block:
     def activation_numel(self) -> int:
         return self.problem.activation_numel if self.ends is None else self.ends[0].numel()
 
-    def logits(self, theta: Tensor, alphas: Tensor, given: ensemble.Moments | None) -> Tensor:
+    def logits(self, theta: Tensor, alphas: Tensor, given: ensemble.Moments | None, record: ensemble.Moments) -> Tensor:
         """Logits (c, n, C) at the points of the line with the tail's parameters theta (c, ...), at alphas (c,)."""
         params = self.layout.split(theta)
         if self.ends is None:
-            return ensemble.forward(self.tail, params, self.problem.x[None], given)
+            return ensemble.forward(self.tail, params, self.problem.x[None], given, record)
         weights = alphas.to(theta.dtype).view(-1, *[1] * (self.ends.dim() - 1))
-        return ensemble.forward(self.tail, params, torch.addcmul(self.ends[:1], self.ends[1:], weights), given)
+        return ensemble.forward(self.tail, params, torch.addcmul(self.ends[:1], self.ends[1:], weights), given, record)
 
 
 def split_first(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:

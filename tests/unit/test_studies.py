@@ -141,6 +141,7 @@ def tiny_data(n=24, name="tiny"):
 TINY = Baseline("digits", (8, 8), epochs=2, batch_size=8, learning_rates=(0.1, 0.3), seeds=(0, 1))
 MLI = {
     "points": 6,
+    "control_points": 6,
     "logit_rows": 24,
     "trained_loss": {"digits": 100.0},
     "variation_rates": [0.1],
@@ -168,11 +169,41 @@ def test_every_member_has_one_row_and_one_curve(batch_norm, autoencoder):
     assert members == baseline.members()
     assert curves["loss"].shape == (4, 6)
     assert ("loss_ema" in curves) == batch_norm
-    np.testing.assert_allclose(table["loss_start"], curves["loss"][:, 0], rtol=0)
-    np.testing.assert_allclose(table["loss_end"], curves["loss"][:, -1], rtol=0)
+    followed = table["delta"].notna()
+    assert followed.tolist() == (table["trained"] if table["trained"].any() else table["loss_end"].rank() == 1).tolist()
+    np.testing.assert_allclose(table["loss_start"][followed], curves["loss"][followed, 0], rtol=0)
+    np.testing.assert_allclose(table["loss_end"][followed], curves["loss"][followed, -1], rtol=0)
+    table = table[followed]
     assert table["error_end"].isna().all() == autoencoder
     assert table["delta_ema"].notna().all() == batch_norm
     assert (table["delta_fine"] >= table["delta"]).all()  # a nested refinement
+
+
+def test_of_a_run_that_did_not_train_only_the_ends_are_told_and_the_others_do_not_change():
+    last = run_table(TINY)[0]["loss_end"]
+    limit = last.sort_values().iloc[1:3].mean()  # two of the four runs are below it
+    some, curves = run_table(TINY, {**MLI, "trained_loss": {"digits": limit}})
+    every, all_curves = run_table(TINY)
+    trained = some["trained"]
+    assert trained.tolist() == (last < limit).tolist()
+    assert trained.sum() == 2
+    pd.testing.assert_frame_equal(some[trained], every[trained], check_exact=True)
+    assert (some["loss_end"] == last).all()
+    assert some.loc[~trained, "delta"].isna().all()
+    assert curves["loss"][torch.as_tensor(~trained.to_numpy())].isnan().all()
+    torch.testing.assert_close(
+        *(c["loss"][torch.as_tensor(trained.to_numpy())] for c in (curves, all_curves)), rtol=0, atol=0
+    )
+
+
+def test_the_held_out_line_meets_the_statistics_of_the_training_rows():
+    baseline = replace(TINY, batch_norm=True)
+    _table, curves = run_table(baseline)
+    problems = baselines.problems(baseline, tiny_data())
+    start, end = (torch.as_tensor(trained(baseline)[name]) for name in ("initial", "final"))
+    independent = sweep(problems.test, start, end, 6)  # finds them at each point by itself
+    torch.testing.assert_close(curves["test_loss"], independent.loss, rtol=1e-5, atol=0)  # float32
+    torch.testing.assert_close(curves["test_error"], independent.error, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("logit_rows", [2, 8, 24])

@@ -12,7 +12,14 @@ MLI_CONTROLS = plan.controls(MLI)
 BASELINES |= {name: asdict(baseline) for name, baseline in MLI.items()}
 MLI_RUNS = {key: config["mli"][key] for key in ("points", "trained_loss", "logit_rows")}
 MLI_LINES = {
-    key: config["mli"][key] for key in ("points", "variation_rates", "fresh_starts")
+    key: config["mli"][key]
+    for key in (
+        "points",
+        "control_points",
+        "trained_loss",
+        "variation_rates",
+        "fresh_starts",
+    )
 }
 MLI_RUNS_CODE = code("lossatlas.studies.mli.runs")
 MLI_CONTROLS_CODE = code("lossatlas.studies.mli.controls")

@@ -202,15 +202,4 @@ def ema_moments(problem: NetworkProblem, rows: Sequence[Tensor], momentum: float
 def _in_chunks(moments: Callable[[Tensor], Moments], size: Callable[[Tensor], int]) -> Callable[[Tensor], Moments]:
     """`moments` on as many members at a time as `size` says, joined."""
 
-    def joined(theta: Tensor) -> Moments:
-        found = [moments(block) for block in theta.split(size(theta))]
-        return {
-            layer: Statistics(
-                torch.cat([part[layer].mean for part in found]),
-                torch.cat([part[layer].var for part in found]),
-                statistics.count,
-            )
-            for layer, statistics in found[0].items()
-        }
-
-    return joined
+    return lambda theta: ensemble.joined([moments(block) for block in theta.split(size(theta))])

@@ -12,6 +12,7 @@ from lossatlas.interpolation import Sweep, sweep
 from lossatlas.problems.network import NetworkProblem
 from lossatlas.seeds import seed
 from lossatlas.studies import baselines
+from lossatlas.studies.mli.runs import trained_runs
 from lossatlas.studies.settings import Baseline
 from lossatlas.symmetry import hidden_layers, permuted, rescaled_to_distance
 
@@ -30,19 +31,23 @@ def measure(
 
     Arms: `own`, `fresh` (index: which), `noise`, `zero` starts; `permuted` end; `homogeneous` bias schedule;
     `layer-own`, `layer-fresh` (index: which layer is moved back alone); pairs `init-init` and `end-end` of seeds;
-    and `placebo`, for which see there. Members that were not pushed take part at the variation rates only.
+    and `placebo`, for which see there. Members that were not pushed take part at the variation rates only, and only
+    lines of networks that trained are followed.
     """
     problem = baselines.problems(baseline, data_set, device).train
     members = baseline.members()
     taken = [i for i, (rate, _, push, _) in enumerate(members) if push or rate in mli["variation_rates"]]
     start, end = (torch.as_tensor(training[name])[taken].to(device) for name in ("initial", "final"))
     members = [members[i] for i in taken]
+    if "placebo" in arms:
+        return _placebo(problem, members, start, end, mli)
+    _, followed = trained_runs(sweep(problem, start, end, 2).loss, baseline, mli)
     rows = []
     for arm, index, a, b, exponents in _lines(problem, baseline, data_set, members, start, end, mli):
         if arm in arms:
-            line = sweep(problem, a, b, mli["points"], exponents=exponents)
-            rows += _rows(arm, index, members, line)
-    return rows + (_placebo(problem, members, start, end, mli) if "placebo" in arms else [])
+            line = sweep(problem, a[followed], b[followed], mli["control_points"], exponents=exponents)
+            rows += _rows(arm, index, [members[i] for i in followed.tolist()], line)
+    return rows
 
 
 def _lines(
@@ -92,7 +97,7 @@ def _placebo(
     rows = []
     for index, near in enumerate(of_push[:-1]):
         moved = rescaled_to_distance(problem, start[near], end[near], distance)
-        line = sweep(problem, start[near], moved, mli["points"])
+        line = sweep(problem, start[near], moved, mli["points"])  # the far arm's own lines have as many
         rows += _rows("placebo", index, [members[i] for i in near], line)
     return rows
 

@@ -23,33 +23,72 @@ FLOAT64_ROWS = 256  # examples of the comparison with float64
 def measure(
     baseline: Baseline, training: Mapping[str, Any], data_set: DataSet, mli: Mapping[str, Any], device: str
 ) -> tuple[dict[str, list], dict[str, Tensor]]:
-    """The table of an ensemble's runs (columns), and its curves by name.
+    """The table of an ensemble's runs (columns), and its curves (k, A) by name.
 
-    training: arrays `initial`, `final` (k, P), `losses` (k, epochs), `diverged_at` (k,).
+    training: arrays `initial`, `final` (k, P), `losses` (k, epochs), `diverged_at` (k,). A line to a network that did
+    not train is evidence for nothing, so only its ends are evaluated and the rest is NaN.
     """
     problems = baselines.problems(baseline, data_set, device)
     start, end = (torch.as_tensor(training[name]).to(device) for name in ("initial", "final"))
+    ends = sweep(problems.train, start, end, 2).loss
+    trained, followed = trained_runs(ends, baseline, mli)
+    columns, found = _follow(baseline, problems, start[followed], end[followed], followed.tolist(), mli)
     table = _identity(baseline) | _training_columns(training)
-    fine = sweep(problems.train, start, end, refined(mli["points"]), logits_rows=mli["logit_rows"])
-    line = fine.every_second()
-    held_out = sweep(problems.test, start, end, mli["points"])
-    found = {"alphas": line.alphas, "loss": line.loss, "error": line.error}
-    found |= {"test_loss": held_out.loss, "test_error": held_out.error}
-    table |= _curve_columns(line.loss, line.error, baseline, mli)
-    table["test_loss"], table["test_error"] = _last(held_out.loss), _last(held_out.error)
-    table["test_delta"] = curves.minimum_delta(held_out.loss).tolist()
-    table["delta_fine"] = curves.minimum_delta(fine.loss).tolist()
+    table |= {"trained": trained.tolist(), "loss_start": ends[:, 0].tolist(), "loss_end": ends[:, 1].tolist()}
     table["distance"], table["relative_distance"] = (d.tolist() for d in curves.distances(start, end))
     table["start_norm"], table["end_norm"] = (theta.double().norm(dim=-1).tolist() for theta in (start, end))
+    spread = {name: _spread(torch.as_tensor(column), followed, len(start)) for name, column in columns.items()}
+    found = {name: _spread(curve, followed, len(start)) for name, curve in found.items()}
+    alphas = torch.linspace(0, 1, mli["points"], dtype=torch.float64)
+    return table | {name: column.tolist() for name, column in spread.items()}, {"alphas": alphas} | found
+
+
+def trained_runs(ends: Tensor, baseline: Baseline, mli: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Which runs (k,) trained, from their losses (k, 2) at both ends, and the indices of those to follow.
+
+    Those are the trained ones, or where none did the best, so that no table is empty.
+    """
+    # An autoencoder has learned something once it halves the squared error of its start.
+    limit = ends[:, 0] / 2 if baseline.autoencoder else mli["trained_loss"][baseline.data]
+    last = ends[:, 1].nan_to_num(nan=torch.inf)
+    trained = last < limit
+    return trained, (trained | (last == last.min())).nonzero().flatten()
+
+
+def _spread(values: Tensor, followed: Tensor, k: int) -> Tensor:
+    """Values (f, ...) of the followed runs among those of all (k, ...), NaN elsewhere."""
+    everywhere = torch.full((k, *values.shape[1:]), torch.nan, dtype=torch.float64)
+    everywhere[followed.cpu()] = values.double().cpu()
+    return everywhere
+
+
+def _follow(
+    baseline: Baseline,
+    problems: baselines.Problems,
+    start: Tensor,
+    end: Tensor,
+    runs: list[int],
+    mli: Mapping[str, Any],
+) -> tuple[dict[str, list | Tensor], dict[str, Tensor]]:
+    """Columns and curves of the runs with these indices, from the whole lines."""
+    fine = sweep(problems.train, start, end, refined(mli["points"]), logits_rows=mli["logit_rows"])
+    line = fine.every_second()
+    held_out = sweep(problems.test, start, end, mli["points"], moments=line.moments)
+    found = {"loss": line.loss, "error": line.error, "test_loss": held_out.loss, "test_error": held_out.error}
+    table = _curve_columns(line.loss, line.error)
+    table["test_loss"], table["test_error"] = _last(held_out.loss), _last(held_out.error)
+    table["test_delta"] = curves.minimum_delta(held_out.loss)
+    table["delta_fine"] = curves.minimum_delta(fine.loss)
     table |= _turning_columns(fine.logits.transpose(1, 2))
-    table["turning_coarse"] = curves.turning(line.logits.transpose(1, 2)).mean(-1).tolist()
+    table["turning_coarse"] = curves.turning(line.logits.transpose(1, 2)).mean(-1)
     table |= _smooth_columns(problems.train, start, end, line.alphas, line.logits)
-    one_a_setting = [i for i, (*_, s) in enumerate(baseline.members()) if s == baseline.seeds[0]]
+    members = baseline.members()
+    one_a_setting = [i for i, run in enumerate(runs) if members[run][-1] == baseline.seeds[0]]
     table["noise"] = _noise(problems.train, start, end, mli["points"], one_a_setting)
     table["delta_ema"] = [float("nan")] * len(start)
     if problems.train.normalised:
         averaged = sweep(_with_ema(problems.train, baseline), start, end, mli["points"]).loss
-        table["delta_ema"] = curves.minimum_delta(averaged).tolist()
+        table["delta_ema"] = curves.minimum_delta(averaged)
         found["loss_ema"] = averaged
     return table, found
 
@@ -77,11 +116,9 @@ def _training_columns(training: Mapping[str, Any]) -> dict[str, list]:
     }
 
 
-def _curve_columns(loss: Tensor, error: Tensor, baseline: Baseline, mli: Mapping[str, Any]) -> dict[str, list]:
-    columns = {
-        "loss_start": loss[:, 0],
-        "loss_end": loss[:, -1],
-        "error_end": error[:, -1],
+def _curve_columns(loss: Tensor, error: Tensor) -> dict[str, Tensor]:
+    return {
+        "error_end": _last(error),
         # where logits leave the range of floats the loss is NaN: a rise without bound
         "delta": curves.minimum_delta(loss).nan_to_num(nan=torch.inf),
         "delta_2021": curves.minimum_delta_2021(loss),
@@ -93,13 +130,9 @@ def _curve_columns(loss: Tensor, error: Tensor, baseline: Baseline, mli: Mapping
         "plateau_loss": curves.plateau_length(loss),
         "plateau_error": curves.plateau_length(error),
     }
-    # An autoencoder has learned something once it halves the squared error of its start.
-    limit = loss[:, 0] / 2 if baseline.autoencoder else mli["trained_loss"][baseline.data]
-    trained = (loss[:, -1] < limit).tolist()
-    return {"trained": trained} | {name: column.tolist() for name, column in columns.items()}
 
 
-def _turning_columns(paths: Tensor) -> dict[str, list]:
+def _turning_columns(paths: Tensor) -> dict[str, list | Tensor]:
     """Of logit paths (k, r, A, C) on the refined grid: each example by itself, and all stacked into one path."""
     diameter = curves.indicatrix_diameter(paths)
     to_end = curves.distance_to_end(paths)
@@ -109,20 +142,20 @@ def _turning_columns(paths: Tensor) -> dict[str, list]:
     stacked = paths.transpose(1, 2).flatten(2)
     certified = curves.certified(paths)
     return {
-        "turning": turned.mean(-1).tolist(),
-        "turning_certified": (turned < curves.RIGHT_ANGLE).double().mean(-1).tolist(),
-        "diameter": diameter.mean(-1).tolist(),
-        "certified": certified.sum(-1).tolist(),
-        "certified_share": certified.double().mean(-1).tolist(),
-        "certified_rises": (certified & rises).sum(-1).tolist(),
-        "stacked_turning": curves.turning(stacked).tolist(),
-        "stacked_diameter": curves.indicatrix_diameter(stacked).tolist(),
-        "stacked_certified": curves.certified(stacked).tolist(),
+        "turning": turned.mean(-1),
+        "turning_certified": (turned < curves.RIGHT_ANGLE).double().mean(-1),
+        "diameter": diameter.mean(-1),
+        "certified": certified.sum(-1),
+        "certified_share": certified.double().mean(-1),
+        "certified_rises": (certified & rises).sum(-1),
+        "stacked_turning": curves.turning(stacked),
+        "stacked_diameter": curves.indicatrix_diameter(stacked),
+        "stacked_certified": curves.certified(stacked),
         "logit_linearity": [float(curves.logit_linearity(path.double())) for path in paths],
     }
 
 
-def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict[str, list]:
+def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict[str, list | Tensor]:
     """The published Gauss length of the first examples, and how many of them it certifies against the polygon.
 
     Only without BatchNorm, whose statistics of all rows would have to be differentiated twice along the line.
@@ -137,22 +170,24 @@ def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict
     )
     flips = (lengths < curves.RIGHT_ANGLE) != (polygon < curves.RIGHT_ANGLE)
     return {
-        "gauss": lengths.mean(-1).tolist(),
-        "gauss_certified": (lengths < curves.RIGHT_ANGLE).double().mean(-1).tolist(),
+        "gauss": lengths.mean(-1),
+        "gauss_certified": (lengths < curves.RIGHT_ANGLE).double().mean(-1),
         "gauss_paths": [few.rows] * len(start),
-        "gauss_flips": flips.sum(-1).tolist(),
+        "gauss_flips": flips.sum(-1),
     }
 
 
-def _noise(problem: NetworkProblem, start: Tensor, end: Tensor, points: int, taken: list[int]) -> list[float]:
+def _noise(problem: NetworkProblem, start: Tensor, end: Tensor, points: int, taken: list[int]) -> Tensor:
     """2 max |L - L64| on some rows, a bound on the rounding error of delta; NaN for the runs that are not taken."""
+    bounds = torch.full((len(start),), torch.nan, dtype=torch.float64)
+    if not taken:
+        return bounds
     few = problem.on(torch.arange(min(FLOAT64_ROWS, problem.rows), device=start.device))
     ends = start[taken], end[taken]
     single = sweep(few, *ends, points).loss
     double = sweep(few.to(dtype=torch.float64), *(e.double() for e in ends), points).loss
-    bounds = torch.full((len(start),), torch.nan, dtype=torch.float64)
     bounds[taken] = 2 * (single - double).abs().amax(-1).cpu()
-    return bounds.tolist()
+    return bounds
 
 
 def _with_ema(problem: NetworkProblem, baseline: Baseline) -> NetworkProblem:
@@ -160,5 +195,5 @@ def _with_ema(problem: NetworkProblem, baseline: Baseline) -> NetworkProblem:
     return replace(problem, moments=ema_moments(problem, rows))
 
 
-def _last(curve: Tensor) -> list[float]:
-    return curve[:, -1].tolist()
+def _last(curve: Tensor) -> Tensor:
+    return curve[:, -1]
