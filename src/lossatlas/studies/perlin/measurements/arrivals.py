@@ -24,18 +24,22 @@ FIXED_RATE = 0.1
 
 def tuned(cell: pd.DataFrame, column: str = "success") -> pd.Series:
     """Share of runs by landscape, each half of the landscapes at the rate that is best on the other half."""
-    share = cell.assign(share=cell["success"] / cell["runs"]).pivot(index="landscape", columns="rate", values="share")
-    wanted = cell.assign(share=cell[column] / cell["runs"]).pivot(index="landscape", columns="rate", values="share")
-    even = share.index % 2 == 0
-    parts = [wanted.loc[half, share.loc[~half].mean().idxmax()] for half in (even, ~even)]
-    return pd.concat(parts).sort_index()
+    return _share(cell, "tuned", column)
 
 
 def _share(cell: pd.DataFrame, rate: str, column: str = "success") -> pd.Series:
-    if rate == "tuned":
-        return tuned(cell, column)
-    at = cell[cell["rate"] == FIXED_RATE].set_index("landscape")
+    at = _at(cell, rate)
     return at[column] / at["runs"]
+
+
+def _at(cell: pd.DataFrame, rate: str) -> pd.DataFrame:
+    """The rows of an arm at the fixed or at the tuned rate, one a landscape, which is their index."""
+    if rate == "fixed":
+        return cell[cell["rate"] == FIXED_RATE].set_index("landscape")
+    share = cell.assign(share=cell["success"] / cell["runs"]).pivot(index="landscape", columns="rate", values="share")
+    even = share.index % 2 == 0
+    best = pd.Series(np.where(even, share.loc[~even].mean().idxmax(), share.loc[even].mean().idxmax()), share.index)
+    return cell[cell["rate"] == cell["landscape"].map(best)].set_index("landscape").sort_index()
 
 
 def success(tables: Tables) -> pd.DataFrame:
@@ -49,10 +53,11 @@ def success(tables: Tables) -> pd.DataFrame:
             continue
         for (family, arm, n), cell in table.groupby(["family", "arm", "n"]):
             for rate in ("fixed", "tuned"):
-                found = statistics.t_interval(_share(cell, rate), LEVEL)
+                at = _at(cell, rate)
+                found = statistics.t_interval(at["success"] / at["runs"], LEVEL)
                 cost = float(cell["evaluations"].iloc[0])
                 failures = {
-                    name: float(_share(cell, rate, name).mean())
+                    name: float((at[name] / at["runs"]).mean())
                     for name in ("stuck", "cycling", "wandering", "obnoxious")
                 }
                 rows.append(
