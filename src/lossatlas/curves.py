@@ -4,12 +4,8 @@ Definitions follow Lucas et al. 2021 (arXiv 2104.11044), with corrections named 
 (..., A) on a grid of A points in [0, 1]; logit paths are (..., A, C), one path for each leading index.
 """
 
-import math
-
 import torch
 from torch import Tensor
-
-MONOTONE = 1e-3  # a run counts as non-monotone above this minimum delta (threshold of the MNIST tables of Lucas et al.)
 
 
 def minimum_delta(losses: Tensor) -> Tensor:
@@ -172,6 +168,3 @@ def certified(paths: Tensor) -> Tensor:
 def distance_to_end(paths: Tensor) -> Tensor:
     """Squared distance |z(alpha) - z(1)|^2 along paths (..., A, C) -> (..., A)."""
     return (paths - paths[..., -1:, :]).double().square().sum(-1)
-
-
-RIGHT_ANGLE = math.pi / 2

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import hypot, inf, isnan
 
-from scipy import stats
-
 from lossatlas.errors import LossAtlasError
-from lossatlas.statistics import Interval
+from lossatlas.statistics import Interval, student_quantile
 
 
 class Verdict(StrEnum):
@@ -95,10 +93,10 @@ def widened(interval: Interval, rule: Rule) -> tuple[float, float]:
     if isnan(interval.low) or interval.n < 2:
         return -inf, inf
     tail = (1 + rule.level) / 2
-    own = (interval.high - interval.low) / 2 / stats.t.ppf(tail, interval.n - 1)
+    own = (interval.high - interval.low) / 2 / student_quantile(tail, interval.n - 1)
     both = hypot(own, rule.standard_error)
     freedom = (interval.n - 1) * (both / own) ** 4 if own else inf
-    half = float(stats.t.ppf(tail, freedom)) * both
+    half = student_quantile(tail, freedom) * both
     return interval.value - half, interval.value + half
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossatlas import curves
-from lossatlas.curves import MONOTONE, RIGHT_ANGLE
+from lossatlas.thresholds import MONOTONE, RIGHT_ANGLE
 
 nan = math.nan
 CURVES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)

@@ -1,5 +1,7 @@
 """Intervals cover at the stated rate, tests err at the stated rate, and every statistic has its closed form."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -46,6 +48,26 @@ def test_wilson_limits_solve_the_score_equation(successes, n):
     for limit in limits(interval):
         # both sides are of order 1, rounding is 1e-15
         assert n * (interval.value - limit) ** 2 == pytest.approx(z**2 * limit * (1 - limit), abs=1e-12)
+
+
+def test_the_statistics_written_out_here_are_scipys():
+    # inverses of distribution functions, to rounding
+    for p, freedom in ((0.975, 1), (0.95, 4), (0.999, 3.7), (0.025, 1e6)):
+        assert statistics.student_quantile(p, freedom) == pytest.approx(stats.t.ppf(p, freedom), rel=1e-12)
+    assert statistics.student_quantile(0.9, np.inf) == pytest.approx(stats.norm.ppf(0.9), rel=1e-12)
+    for successes, n in ((0, 7), (3, 10), (10, 10), (1, 1)):
+        scipys = stats.binomtest(successes, n).proportion_ci(0.9, method="wilson")
+        assert limits(wilson(successes, n, 0.9)) == pytest.approx((scipys.low, scipys.high), rel=1e-12, abs=1e-15)
+    for count in (0, 1, 12):
+        upper = stats.chi2.ppf(0.975, 2 * count + 2) / 2 / 3.0
+        lower = stats.chi2.ppf(0.025, 2 * count) / 2 / 3.0 if count else 0.0
+        assert limits(statistics.garwood(count, 3.0)) == pytest.approx((lower, upper), rel=1e-12)
+    for signs in ([1, 1, -1, 1, 1, 0], [1, -1], [-1] * 9, [0.0]):
+        positive, changed = sum(s > 0 for s in signs), sum(s != 0 for s in signs)
+        expected = stats.binomtest(positive, changed).pvalue if changed else 1.0
+        assert sign_test(signs) == pytest.approx(expected, rel=1e-12)
+    scores = np.random.default_rng(0).normal(size=(3, 7))
+    assert iqm(scores) == pytest.approx(stats.trim_mean(scores, 0.25, axis=None), rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [5, 20, 50])
@@ -338,9 +360,9 @@ def test_a_clustered_mean_is_students_of_the_clusters_own_means():
 
 def test_clusters_that_all_agree_have_wilsons_limits_of_n_of_n():
     agreed = statistics.clustered_mean(np.ones(6), [0, 0, 1, 1, 2, 2], (0, 1))
-    assert agreed == statistics.wilson(3, 3)
+    assert astuple(agreed) == pytest.approx(astuple(statistics.wilson(3, 3)), rel=1e-14)
     none = statistics.clustered_mean(np.zeros(3), [0, 1, 2], (0, 1))
-    assert none == statistics.wilson(0, 3)
+    assert astuple(none) == pytest.approx(astuple(statistics.wilson(0, 3)), rel=1e-14)
     difference = statistics.clustered_mean(np.zeros(3), [0, 1, 2], (-1, 1))
     assert difference.low == pytest.approx(-difference.high)
     assert difference.high == pytest.approx(statistics.wilson(0, 3).high)

@@ -87,7 +87,7 @@ def test_no_result_holds_a_path_time_or_host(project):
 
 
 def test_a_comment_reruns_nothing_and_an_edit_exactly_what_uses_it(disturbed, run_snakemake):
-    module = disturbed / "src/lossatlas/curves.py"
+    module = disturbed / "src/lossatlas/thresholds.py"
     source = module.read_text()
     module.write_text(source.replace("import math\n", "import math  # a comment\n", 1) + "\n# another\n")
     assert planned(run_snakemake(disturbed, *SMOKE, "-n").stdout) == Counter()

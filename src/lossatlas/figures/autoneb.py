@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from lossatlas import statistics
 from lossatlas.figures import style
 from lossatlas.figures.style import save
 from lossatlas.spanning_tree import merges
@@ -175,14 +176,12 @@ def _leaf_order(joins: Sequence[tuple[set[int], set[int], float]], n: int) -> li
 
 def _anytime(axes: Axes, anytime: pd.DataFrame) -> None:
     """Mean saddle of the tree relative to the star's, mean over groups with Student's limits."""
-    from scipy import stats
-
     for order, colour, marker in (("random", style.GREY, "s"), ("suggested", style.BLUE, "o")):
         rows = anytime[anytime["order"] == order]
         table = rows.pivot_table(index="group", columns="bands", values="mean")
         table = table.div(table.iloc[:, 0], axis=0)
         mean, n = table.mean(), len(table)
-        half = stats.t.ppf(0.975, n - 1) * table.std(ddof=1) / np.sqrt(n) if n > 1 else 0 * mean
+        half = statistics.student_quantile(0.975, n - 1) * table.std(ddof=1) / np.sqrt(n) if n > 1 else 0 * mean
         x = np.asarray(table.columns) + (0.08 if order == "random" else 0)
         axes.errorbar(
             x, mean, half, color=colour, marker=marker, markersize=3.5, capsize=2, elinewidth=0.8, label=order
@@ -250,10 +249,9 @@ def length(level_rows: pd.DataFrame, arms: pd.DataFrame, networks: Mapping[str, 
 
 
 def _mean_with_limits(axes: Axes, values: pd.Series, y: float, colour: str) -> None:
-    from scipy import stats
 
     n, mean = len(values), values.mean()
-    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else 0.0
+    half = statistics.student_quantile(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else 0.0
     axes.errorbar([mean], [y], xerr=[half], color=colour, marker="|", markersize=8, capsize=2, elinewidth=1.2)
 
 

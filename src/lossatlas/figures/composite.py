@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from lossatlas.artifacts import Artifact
 from lossatlas.figures import style
@@ -162,7 +161,7 @@ def _marginals(axes: Axes, codes: np.ndarray, last: bool) -> None:
         density, _ = np.histogram(column.clip(-4, 4), edges, density=True)
         axes.stairs(density, edges, color=style.BLUE, alpha=min(1.0, 3 / codes.shape[1]), linewidth=0.6)
     grid = np.linspace(-4, 4, 100)
-    axes.plot(grid, stats.norm.pdf(grid), color="0.1", linewidth=0.8)
+    axes.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color="0.1", linewidth=0.8)
     axes.set(yticks=[], xlim=(-4, 4), ylim=(0, 0.75))
     axes.set_xticks([-3, 0, 3], ["−3", "0", "3"] if last else [], fontsize=5.5)
 

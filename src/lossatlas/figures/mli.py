@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossatlas.artifacts import Artifact
-from lossatlas.curves import MONOTONE, RIGHT_ANGLE
 from lossatlas.figures import style
 from lossatlas.figures.style import save
+from lossatlas.thresholds import MONOTONE, RIGHT_ANGLE
 
 __all__ = ["draw", "save"]
 

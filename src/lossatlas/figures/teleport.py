@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
+from lossatlas import statistics
 from lossatlas.artifacts import Artifact
 from lossatlas.figures import style
 
@@ -134,7 +134,7 @@ def _geometric(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.where(np.isfinite(curves), np.log(curves), np.nan)
     mean, n = logs.mean(0), len(logs)
-    half = stats.t.ppf(0.975, n - 1) * logs.std(0, ddof=1) / np.sqrt(n)
+    half = statistics.student_quantile(0.975, n - 1) * logs.std(0, ddof=1) / np.sqrt(n)
     return np.exp(mean), np.exp(mean - half), np.exp(mean + half)
 
 
@@ -185,7 +185,7 @@ def _radii(axes: Axes, runs: pd.DataFrame) -> None:
                 continue
             here = (pick(table.loc[name]) - none).to_numpy()
             if np.isfinite(here).all():
-                half = stats.t.ppf(0.975, len(here) - 1) * here.std(ddof=1) / np.sqrt(len(here))
+                half = statistics.student_quantile(0.975, len(here) - 1) * here.std(ddof=1) / np.sqrt(len(here))
                 points.append((float(name.split("@")[1]), here.mean(), half))
         if points:
             x, y, error = np.array(points).T
@@ -221,7 +221,7 @@ def barriers(tables: Tables, arrays: Arrays) -> Figure:
         for way, label, colour, marker, shift in ways:
             for i, pair in enumerate(PAIRS):
                 values = runs[runs["pair"] == pair][way].to_numpy(float)
-                half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+                half = statistics.student_quantile(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
                 axes.plot(np.full(len(values), i + shift), values, marker, color=colour, markersize=3.5, alpha=0.8,
                           markerfacecolor="none" if way == "segment" else colour, label=label if i == 0 else None,
                           linestyle="none")  # fmt: skip
@@ -263,7 +263,7 @@ def leap(tables: Tables, arrays: Arrays) -> Figure:
         figure, axes = plt.subplots(figsize=(style.PAGE * 0.75, 3.2), layout="constrained")
         for i, (arm, (_, colour)) in enumerate(LEAP_ARMS.items()):
             gain = (table[arm] - table["none"]).dropna()
-            half = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain))
+            half = statistics.student_quantile(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain))
             axes.barh(-i, gain.mean(), xerr=half, color=colour, height=0.7, error_kw={"capsize": 2, "linewidth": 0.8})
         axes.axvline(0, color="0.3", linewidth=0.8)
         axes.axvline(README_LEAP, **style.THRESHOLD)
@@ -302,7 +302,7 @@ def schedules(tables: Tables, arrays: Arrays) -> Figure:
                     axes.plot(BOUND, -i + shift, marker=">", color=colour, markersize=4, clip_on=False)
                     continue
                 gap = (best - none).to_numpy()
-                half = stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
+                half = statistics.student_quantile(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
                 axes.errorbar(
                     gap.mean(), -i + shift, xerr=half, color=colour, marker=marker, markersize=4, capsize=2,
                     linestyle="none", label=label if i == 0 else None,

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from lossatlas import statistics
-from lossatlas.curves import MONOTONE
 from lossatlas.seeds import seed
 from lossatlas.statistics import Interval
 from lossatlas.studies.mli import toys
+from lossatlas.thresholds import MONOTONE
 
 SMALLEST_RISE = 1e-4  # smaller rises of the loss, and falls, count as this when logarithms are taken
 PAIRED = ["data", "architecture", "learning_rate", "seed"]

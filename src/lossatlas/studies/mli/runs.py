@@ -13,6 +13,7 @@ from lossatlas.interpolation import refined, sweep
 from lossatlas.problems.network import NetworkProblem, ema_moments
 from lossatlas.studies import baselines
 from lossatlas.studies.settings import Baseline
+from lossatlas.thresholds import RIGHT_ANGLE
 from lossatlas.training import minibatch_rows
 from lossatlas.velocities import velocities
 
@@ -143,7 +144,7 @@ def _turning_columns(paths: Tensor) -> dict[str, list | Tensor]:
     certified = curves.certified(paths)
     return {
         "turning": turned.mean(-1),
-        "turning_certified": (turned < curves.RIGHT_ANGLE).double().mean(-1),
+        "turning_certified": (turned < RIGHT_ANGLE).double().mean(-1),
         "diameter": diameter.mean(-1),
         "certified": certified.sum(-1),
         "certified_share": certified.double().mean(-1),
@@ -168,10 +169,10 @@ def _smooth_columns(problem: NetworkProblem, start, end, alphas, logits) -> dict
     lengths = torch.stack(
         [curves.gauss_length(*velocities(few, a, b, alphas))[0] for a, b in zip(start, end, strict=True)]
     )
-    flips = (lengths < curves.RIGHT_ANGLE) != (polygon < curves.RIGHT_ANGLE)
+    flips = (lengths < RIGHT_ANGLE) != (polygon < RIGHT_ANGLE)
     return {
         "gauss": lengths.mean(-1),
-        "gauss_certified": (lengths < curves.RIGHT_ANGLE).double().mean(-1),
+        "gauss_certified": (lengths < RIGHT_ANGLE).double().mean(-1),
         "gauss_paths": [few.rows] * len(start),
         "gauss_flips": flips.sum(-1),
     }

@@ -5,7 +5,6 @@ from math import nan
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from lossatlas import statistics
 from lossatlas.statistics import Interval
@@ -140,7 +139,7 @@ def _widening(n: int, comparisons: int) -> float:
     """Factor from a 90 % Student interval to one that holds for so many comparisons together."""
     if n < 2:
         return nan
-    return float(stats.t.ppf(1 - 0.05 / comparisons, n - 1) / stats.t.ppf(0.95, n - 1))
+    return statistics.student_quantile(1 - 0.05 / comparisons, n - 1) / statistics.student_quantile(0.95, n - 1)
 
 
 def _modes_drop(column: str) -> Callable[[Tables], Interval | None]:
