@@ -9,21 +9,7 @@ from lossatlas.elastic_band.arms import (
     one_corrected,
     one_released,
 )
-from lossatlas.elastic_band.auto_neb import (
-    CHEAP,
-    PUBLISHED,
-    PUBLISHED_FAST,
-    SMOKE,
-    Connection,
-    Cycle,
-    CycleRecord,
-    Schedule,
-    Start,
-    auto_neb,
-    auto_nebs,
-    connect,
-    line,
-)
+from lossatlas.elastic_band.auto_neb import Connection, CycleRecord, Start, auto_neb, auto_nebs, connect, line
 from lossatlas.elastic_band.band import Band, Cost, Stop, neb, nebs
 from lossatlas.elastic_band.geometry import (
     arc_length,
@@ -38,6 +24,7 @@ from lossatlas.elastic_band.geometry import (
 )
 from lossatlas.elastic_band.networks import connect_networks
 from lossatlas.elastic_band.profile import Profile, evaluate, mean_losses, profile, refine
+from lossatlas.elastic_band.schedule import CHEAP, PUBLISHED, PUBLISHED_FAST, SMOKE, Cycle, Schedule
 from lossatlas.elastic_band.tree import (
     Exploration,
     bottlenecks,

@@ -102,7 +102,7 @@ def neb(
         [generator or torch.Generator().manual_seed(0)],
         arm,
         steps=steps,
-        learning_rate=learning_rate,
+        learning_rate=path.new_full((1, 1, 1), learning_rate),
         momentum=momentum,
         weight_decay=weight_decay,
         batch_size=batch_size,
@@ -117,7 +117,7 @@ def nebs(
     paths: Tensor,
     *,
     steps: int,
-    learning_rate: float,
+    learning_rate: float | Tensor,
     generators: Sequence[torch.Generator],
     momentum: float = 0.9,
     weight_decay: float = 0.0,
@@ -127,19 +127,24 @@ def nebs(
     stop: Stop | None = None,
     arm: Arm = CORRECTED,
 ) -> list[Band]:
-    """`neb` of several paths (b, N, P), each with its own generator and weights (b, N - 1), in one go.
+    """`neb` of several paths (b, N, P), each with its own generator, weights (b, N - 1) and rate (b,), in one go.
 
     Perceptrons take their steps together, which spares most of what small networks cost; other problems, and bands
     that may stop early, run one after the other. Up to rounding the numbers are the same.
     """
     _check(problem, paths[0], batch_size)
     weights = geometry.equal_weights(paths) if weights is None else weights
-    steppers = {"steps": steps, "learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    rates = torch.as_tensor(learning_rate, dtype=torch.float64).expand(len(paths))
+    steppers = {"steps": steps, "momentum": momentum, "weight_decay": weight_decay}
     steppers |= {"batch_size": batch_size, "spring": spring, "stop": stop}
     together = type(problem) is NetworkProblem and stop is None and Perceptron.of(problem) is not None
     size = len(paths) if together else 1
-    parts = zip(paths.split(size), weights.split(size), _in_parts(generators, size), strict=True)
-    return [band for part in parts for band in _together(problem, *part, arm, **steppers)]
+    parts = zip(paths.split(size), weights.split(size), _in_parts(generators, size), rates.split(size), strict=True)
+    return [
+        band
+        for *part, rate in parts
+        for band in _together(problem, *part, arm, learning_rate=rate.to(paths)[:, None, None], **steppers)
+    ]
 
 
 def _in_parts(items: Sequence, size: int) -> list[Sequence]:
@@ -154,7 +159,7 @@ def _together(
     arm: Arm,
     *,
     steps: int,
-    learning_rate: float,
+    learning_rate: Tensor,
     momentum: float,
     weight_decay: float,
     batch_size: int | None,
@@ -162,7 +167,10 @@ def _together(
     stop: Stop | None,
     climbing: bool = False,
 ) -> list[Band]:
-    """The bands from some paths (b, N, P), all in the same steps; `climbing` and a `stop` are for a single one."""
+    """The bands from some paths (b, N, P), all in the same steps at the rates (b, 1, 1).
+
+    `climbing` and a `stop` are for a single one.
+    """
     start, path = path, path.detach().clone()
     weights = geometry.equal_weights(path) if weights is None else weights
     redistributes = spring == math.inf and arm.force == "neb"
@@ -183,7 +191,7 @@ def _together(
         if hasattr(inner, "advanced"):
             path[0, moving] = inner.advanced(path[0, moving])
         velocity.mul_(momentum).add_(gradient)
-        path[:, moving].sub_(velocity, alpha=learning_rate)
+        path[:, moving].addcmul_(velocity, learning_rate, value=-1)
         if redistributes and (arm.spacing == "always" or watch.steps < steps):
             path = geometry.redistribute(path, weights, passes=1, anchor=highest)
     if redistributes and arm.spacing == "always" and not climbing:
@@ -255,7 +263,7 @@ def _moving(arm: Arm) -> slice:
 def evaluate(
     inner, ends, path: Tensor, weight_decay: float, arm: Arm, perceptron: Perceptron | None, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Of paths (b, N, P), the losses (b, N) of all pivots and gradients (b, moving, P) of those that move, with the penalty ½ λ |p|²."""
+    """Losses (b, N) of paths (b, N, P), and gradients (b, m, P) of the pivots that move, with the penalty ½ λ |p|²."""
     if perceptron and inner is ends:
         losses, gradient = _of_bands(perceptron, path, inner, _moving(arm))
     else:

@@ -82,7 +82,7 @@ def _cumulative(parts: np.ndarray) -> np.ndarray:
 
 @np.errstate(invalid="ignore", over="ignore")
 def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100, anchor: int | None = None) -> Tensor:
-    """The pivots (..., N, P) moved along their own polyline until the gaps have the shares `weights` (..., N - 1); ends untouched.
+    """Pivots (..., N, P) moved along their polyline until the gaps have the shares `weights` (..., N - 1); ends stay.
 
     One pass puts pivot i at the arc length S (w_1 + ... + w_i) (Draxler et al. 2018, Alg. 1), which is exact on a
     straight line; on a bent one the chords are shorter than the arcs, so passes are repeated until they obey to
@@ -219,7 +219,10 @@ def _released(before, at, after, back, forth, small, large) -> Coefficients:
 
 
 def tangent_coefficients(gram: np.ndarray, losses: np.ndarray, rule: str) -> Coefficients:
-    """(a, b), each (..., N - 2), of Gram matrices (..., N - 1, N - 1) and losses (..., N): the tangents are a D[:-1] + b D[1:], of unit length but for draxler2018."""
+    """(a, b), each (..., N - 2): the tangents are a D[:-1] + b D[1:], of unit length but for draxler2018.
+
+    gram (..., N - 1, N - 1), losses (..., N).
+    """
     if rule not in RULES:
         raise LossAtlasError(f"tangent rule {rule!r} is unknown; use one of {', '.join(RULES)}")
     squares, products = gram.diagonal(0, -2, -1), gram.diagonal(1, -2, -1)
