@@ -26,6 +26,11 @@ BACKWARD = {
 }
 
 
+def _members(part: Tensor, members: slice, groups: int) -> Tensor:
+    """Some members of each of the groups that follow one another in part (g k, ...)."""
+    return part.unflatten(0, (groups, -1))[:, members].flatten(0, 1)
+
+
 class Layer(NamedTuple):
     """Parameters of a linear layer and of the normalisation behind it, if any: views of an ensemble theta (k, P).
 
@@ -37,8 +42,9 @@ class Layer(NamedTuple):
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def of(self, members: slice) -> "Layer":
-        return Layer(*(part if part is None else part[members] for part in self))
+    def of(self, members: slice, groups: int) -> "Layer":
+        """Those members of each group."""
+        return Layer(*(part if part is None else _members(part, members, groups) for part in self))
 
 
 class Hidden(NamedTuple):
@@ -49,8 +55,9 @@ class Hidden(NamedTuple):
     standard: Tensor | None = None
     inverse: Tensor | None = None
 
-    def of(self, members: slice) -> "Hidden":
-        return Hidden(*(part if part is None else part[members] for part in self))
+    def of(self, members: slice, groups: int) -> "Hidden":
+        """Those members of each group."""
+        return Hidden(*(part if part is None else _members(part, members, groups) for part in self))
 
 
 @dataclass(frozen=True)
@@ -92,55 +99,70 @@ class Perceptron:
     def gradient(self, theta: Tensor, x: Tensor, y: Tensor, wanted: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Mean losses (k,) of the members theta (k, P), and the gradients (m, P) of those in `wanted`.
 
-        x (n, ...) inputs and y (n,) labels, shared by all members; or (k, n, ...) and (k, n), each member's own.
+        x (n, ...) inputs and y (n,) labels, shared by all members; or (k, n, ...) and (k, n), each member's own. Groups
+        of members, theta (g, k, P), share rows within a group, x (g, n, ...) and y (g, n), and each has its `wanted`.
         """
-        k = len(theta)
-        x = x.flatten(y.dim()).expand(k if y.dim() == 2 else 1, -1, -1)
-        n = x.shape[1]
+        if theta.dim() == 2 and y.dim() == 2:
+            losses, gradients = self.gradient(theta[:, None], x, y)
+            return losses[:, 0], gradients[wanted, 0]
+        if theta.dim() == 2:
+            losses, gradients = self.gradient(theta[None], x[None], y[None], wanted)
+            return losses[0], gradients[0]
+        g, k, n = *theta.shape[:2], y.shape[1]
+        x = x.flatten(2)
         # the part of the last layer's gradient that does not depend on the outputs, features first
-        targets = x.new_zeros(len(x), self.widths[-1], n).scatter_(1, y.view(-1, 1, n), -1 / n)
+        targets = x.new_zeros(g, self.widths[-1], n).scatter_(1, y[:, None], -1 / n)
         first, last, _ = wanted.indices(k)
-        losses, gradients = theta.new_empty(k), theta.new_empty(last - first, theta.shape[1])
-        for start, end in self._chunks(k, n * theta.element_size(), theta.device.type):
+        losses, gradients = theta.new_empty(g, k), theta.new_empty(g, last - first, theta.shape[2])
+        for groups, start, end in self._chunks(g, k, n * theta.element_size(), theta.device.type):
             begin = max(first, start)
-            into = gradients[begin - first : max(min(last, end) - first, 0)]
-            rows = slice(start, end) if len(x) > 1 else slice(None)
+            into = gradients[groups, begin - first : max(min(last, end) - first, 0)]
             with torch.no_grad():
-                losses[start:end] = self._chunk(theta[start:end], x[rows], targets[rows], begin - start, into)
+                part = self._chunk(theta[groups, start:end], x[groups], targets[groups], begin - start, into)
+            losses[groups, start:end] = part
         return losses, gradients
 
-    def _chunks(self, k: int, unit_bytes: int, device: str) -> list[tuple[int, int]]:
-        """Ranges of members whose activations fit the cache; of one size, since a small rest would be slow."""
+    def _chunks(self, g: int, k: int, unit_bytes: int, device: str) -> list[tuple[slice, int, int]]:
+        """Groups and ranges of their members whose activations fit the cache, several groups only where all of each do.
+
+        Of one size, since a small rest would be slow.
+        """
         budget = CACHE_BYTES if device == "cpu" else ensemble.DEVICE_BYTES
-        parts = math.ceil(k * max(self.widths[1:]) * unit_bytes / budget)
-        size = math.ceil(k / parts)
-        return [(start, min(start + size, k)) for start in range(0, k, size)]
+        member = max(self.widths[1:]) * unit_bytes
+        size = math.ceil(k / math.ceil(k * member / budget))
+        some = max(1, budget // (k * member)) if size == k else 1
+        some = math.ceil(g / math.ceil(g / some))
+        return [
+            (slice(i, i + some), start, min(start + size, k)) for i in range(0, g, some) for start in range(0, k, size)
+        ]
 
     def _chunk(self, theta: Tensor, x: Tensor, targets: Tensor, begin: int, into: Tensor) -> Tensor:
-        """Losses (k,); the gradients of the len(into) members from `begin` on are written there."""
-        layers = self._split(theta)
-        k, n = len(theta), x.shape[1]
-        if len(x) == 1:
-            weight, bias = layers[0].weight.reshape(-1, self.widths[0]), layers[0].bias.reshape(-1, 1)
-            y = torch.addmm(bias, weight, x[0].mT).view(k, -1, n)
-        else:
-            y = torch.baddbmm(layers[0].bias, layers[0].weight, x.mT)
+        """Losses (g, k); the gradients of the into.shape[1] members of each group from `begin` on are written there."""
+        g, k, n = *theta.shape[:2], x.shape[1]
+        layers = self._split(theta.flatten(0, 1))
+        weight, bias = layers[0].weight.reshape(g, -1, self.widths[0]), layers[0].bias.reshape(g, -1, 1)
+        y = (torch.addmm(bias[0], weight[0], x[0].mT) if g == 1 else torch.baddbmm(bias, weight, x.mT)).view(
+            g * k, -1, n
+        )
         hidden = []
         for activation, eps, layer, after in zip(self.activations, self.eps, layers, layers[1:], strict=False):
             hidden.append(_hidden(y, activation, eps, layer))
             y = torch.baddbmm(after.bias, after.weight, hidden[-1].y)
-        y = y.sub_(y.amax(1, keepdim=True))
-        picked = (y * targets).sum((1, 2))
-        total = y.exp_().sum(1, keepdim=True)
-        if len(into):
-            members = slice(begin, begin + len(into))
-            own = members if len(x) > 1 else slice(None)
-            slope = torch.addcdiv(targets[own], y[members], total[members], value=1 / n)
-            self._backward(slope, [a.of(members) for a in layers], [h.of(members) for h in hidden], x[own], into)
-        return picked + total.log_().mean((1, 2))
+        y = y.sub_(y.amax(1, keepdim=True)).view(g, k, -1, n)
+        picked = (y * targets[:, None]).sum((2, 3))
+        total = y.exp_().sum(2, keepdim=True)
+        if into.shape[1]:
+            members = slice(begin, begin + into.shape[1])
+            slope = torch.addcdiv(targets[:, None], y[:, members], total[:, members], value=1 / n).flatten(0, 1)
+            own = [layer.of(members, g) for layer in layers], [layer.of(members, g) for layer in hidden]
+            whole = into if into.is_contiguous() else torch.empty_like(into, memory_format=torch.contiguous_format)
+            self._backward(slope, *own, x, whole.view(-1, into.shape[2]))
+            if whole is not into:
+                into.copy_(whole)
+        return picked + total.log_().mean((2, 3))
 
     def _backward(self, slope: Tensor, layers: list[Layer], hidden: list[Hidden], x: Tensor, into: Tensor) -> None:
-        """Gradients of all parameters, from that of the outputs (m, C, n); x (1 or m, n, features)."""
+        """Gradients of all parameters, from that of the outputs (g m, C, n); x (g, n, features)."""
         to = self._split(into)
         for i in range(len(hidden), 0, -1):
             to[i].bias.copy_(slope.sum(-1, keepdim=True))
@@ -149,9 +171,7 @@ class Perceptron:
             if self.eps[i - 1] is not None:
                 slope = _through_norm(slope, layers[i - 1], hidden[i - 1], to[i - 1])
         to[0].bias.copy_(slope.sum(-1, keepdim=True))
-        to[0].weight.copy_(
-            (slope.flatten(0, 1) @ x[0]).view(to[0].weight.shape) if len(x) == 1 else slope @ x,
-        )
+        to[0].weight.copy_((slope.view(len(x), -1, x.shape[1]) @ x).view(to[0].weight.shape))
 
     def _split(self, theta: Tensor) -> list[Layer]:
         sizes = []

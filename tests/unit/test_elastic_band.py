@@ -179,7 +179,8 @@ def test_the_projected_gradient_is_across_the_path():
     path, losses = bent(9, 50), noise(9)
     gradient = noise(7, 50, seed=3)
     across = gradient.clone()
-    project(path, losses, across, torch.full((8,), 1 / 8, dtype=F64), math.inf, None, "henkelman")
+    weights = torch.full((1, 8), 1 / 8, dtype=F64)
+    project(path[None], losses[None], across[None], weights, math.inf, None, "henkelman")
     tangents = eb.tangents(path, losses)
     assert ((across * tangents).sum(-1)).abs().max() < 1e-12 * gradient.norm()
     rest = gradient - across  # and only what lies along the tangent was taken out
@@ -189,7 +190,8 @@ def test_the_projected_gradient_is_across_the_path():
 def test_springs_pull_along_the_path_towards_the_longer_gap():
     path = torch.lerp(point(0, 0), point(1, 0), point(0, 0.1, 0.3, 1.0)[:, None])
     gradient = torch.zeros(2, 2, dtype=F64)
-    project(path, point(0, 1, 2, 3), gradient, torch.full((3,), 1 / 3, dtype=F64), 5.0, None, "henkelman")
+    weights = torch.full((1, 3), 1 / 3, dtype=F64)
+    project(path[None], point(0, 1, 2, 3)[None], gradient[None], weights, 5.0, None, "henkelman")
     # k (d_{i+1} - d_i) along the path, as a force: minus the gradient
     torch.testing.assert_close(-gradient, point(5 * (0.2 - 0.1), 0, 5 * (0.7 - 0.2), 0).view(2, 2))
 
@@ -198,14 +200,14 @@ def test_springs_pull_along_the_path_towards_the_longer_gap():
 def test_losses_and_gradients_belong_together_if_both_contain_the_penalty(decay):
     problem, path = DoubleWell(), bent(5, 2)
     arm = eb.Arm(decay=decay)
-    losses, gradient = evaluate(problem, problem, path, 0.3, arm, None, None)
+    losses, gradient = evaluate(problem, problem, path[None], 0.3, arm, None, None)
     step = 1e-6 * noise(3, 2)
     moved = path.clone()
     moved[1:-1] += step
-    change = evaluate(problem, problem, moved, 0.3, arm, None, None)[0] - losses
+    change = evaluate(problem, problem, moved[None], 0.3, arm, None, None)[0] - losses
     predicted = (gradient * step).sum(-1)
     # second order in a step of 1e-6: curvatures are below 1e3
-    agrees = torch.allclose(change[1:-1], predicted, rtol=0, atol=1e-9)
+    agrees = torch.allclose(change[:, 1:-1], predicted, rtol=0, atol=1e-9)
     assert agrees == (decay == "both")
 
 
@@ -395,10 +397,45 @@ def test_all_pivots_and_both_ends_of_a_step_see_one_minibatch_and_the_cost_count
 
 def test_each_pivot_sees_a_minibatch_of_its_own_where_the_arm_says_so():
     problem, _ = small_network()
-    inner, ends = draw(problem, 8, 5, eb.Arm(minibatch="own"), torch.Generator().manual_seed(0))
+    inner, ends = draw(problem, 8, 5, eb.Arm(minibatch="own"), [torch.Generator().manual_seed(0)])
     rows = torch.cat([inner.x, ends.x])
     assert rows.shape == (5, 8, 4)
     assert len({tuple(own.flatten().tolist()) for own in rows}) == 5
+
+
+@pytest.mark.parametrize(
+    "arm", [eb.CORRECTED, eb.AUTONEB_2018, eb.AUTONEB_13C8BA8, eb.Arm(force="mechanical")], ids=lambda arm: arm.tangent
+)
+@pytest.mark.parametrize("rows", [None, 8])
+def test_bands_that_step_together_go_the_ways_that_each_goes_alone(arm, rows):
+    problem, ends = small_network()
+    path = eb.straight(*ends, 7) + 0.1 * noise(7, problem.dim)
+    paths = torch.stack([path, path.flip(0), 2 * path])
+    how = {"steps": 60, "learning_rate": 0.05, "weight_decay": 1e-3, "batch_size": rows, "arm": arm}
+    how |= {"spring": 0.1} if arm.force == "mechanical" else {}
+
+    def generator(number):
+        return torch.Generator().manual_seed(number)
+
+    bands = eb.nebs(problem, paths, generators=[generator(i) for i in range(3)], **how)
+    for number, (start, band) in enumerate(zip(paths, bands, strict=True)):
+        alone = eb.neb(problem, start, generator=generator(number), **how)
+        # 1e-9: sixty steps of float64 roundings
+        torch.testing.assert_close(band.path, alone.path, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(band.saddles, alone.saddles, rtol=1e-9, atol=1e-9)
+        assert (band.steps, band.cost, band.outcome) == (alone.steps, alone.cost, alone.outcome)
+
+
+def test_a_band_that_diverges_leaves_those_beside_it_alone():
+    problem, ends = small_network()
+    path = eb.straight(*ends, 7) + 0.1 * noise(7, problem.dim)
+    paths = torch.stack([path, path, 1e200 * path])
+    generators = [torch.Generator().manual_seed(0) for _ in range(3)]
+    bands = eb.nebs(problem, paths, steps=200, learning_rate=0.05, batch_size=8, generators=generators)
+    assert [band.outcome for band in bands] == ["ok", "ok", "diverged"]
+    assert [band.steps for band in bands] == [200, 200, 50]  # 50: the first look
+    torch.testing.assert_close(bands[0].path, bands[1].path, rtol=1e-9, atol=1e-9)
+    assert torch.equal(bands[2].path, paths[2])
 
 
 def test_both_ends_stay_bit_by_bit_after_every_step_but_the_last_one_in_the_arm_of_2018():

@@ -48,6 +48,21 @@ def test_each_member_may_see_rows_of_its_own(wanted, cache, batch_norm, monkeypa
     torch.testing.assert_close(gradients, slopes[wanted], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("wanted", [slice(None), slice(1, -1)], ids=str)
+@pytest.mark.parametrize("cache", [300, 1500, 10**6])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_groups_of_members_are_evaluated_as_each_group_is_by_itself(wanted, cache, batch_norm, monkeypatch):
+    problem, theta = network(batch_norm=batch_norm)
+    monkeypatch.setattr(perceptron, "CACHE_BYTES", cache)
+    groups = torch.stack([theta, theta.flip(0) / 2, theta.square()])
+    rows = torch.tensor([[0, 1, 2], [3, 2, 1], [7, 10, 9]])
+    losses, gradients = Perceptron.of(problem).gradient(groups, problem.x[rows], problem.y[rows], wanted)
+    for group, own, loss, gradient in zip(groups, rows, losses, gradients, strict=True):
+        expected, slopes = ensemble.gradient(problem.on(own), group)
+        torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient, slopes[wanted], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("cache", [1, 700, 10**6])
 def test_chunks_do_not_change_the_numbers(cache, monkeypatch):
     problem, theta = network()

@@ -9,19 +9,8 @@ from lossatlas.elastic_band.arms import (
     one_corrected,
     one_released,
 )
-from lossatlas.elastic_band.auto_neb import (
-    CHEAP,
-    PUBLISHED,
-    PUBLISHED_FAST,
-    SMOKE,
-    Connection,
-    Cycle,
-    CycleRecord,
-    Schedule,
-    auto_neb,
-    connect,
-)
-from lossatlas.elastic_band.band import Band, Cost, Stop, neb
+from lossatlas.elastic_band.auto_neb import Connection, CycleRecord, Start, auto_neb, auto_nebs, connect, line
+from lossatlas.elastic_band.band import Band, Cost, Stop, neb, nebs
 from lossatlas.elastic_band.geometry import (
     arc_length,
     concatenate,
@@ -35,6 +24,7 @@ from lossatlas.elastic_band.geometry import (
 )
 from lossatlas.elastic_band.networks import connect_networks
 from lossatlas.elastic_band.profile import Profile, evaluate, mean_losses, profile, refine
+from lossatlas.elastic_band.schedule import CHEAP, PUBLISHED, PUBLISHED_FAST, SMOKE, Cycle, Schedule
 from lossatlas.elastic_band.tree import (
     Exploration,
     bottlenecks,
@@ -65,19 +55,23 @@ __all__ = [
     "Exploration",
     "Profile",
     "Schedule",
+    "Start",
     "Stop",
     "anytime",
     "arc_length",
     "auto_neb",
+    "auto_nebs",
     "bottlenecks",
     "concatenate",
     "connect",
     "connect_networks",
     "evaluate",
     "explore",
+    "line",
     "mean_losses",
     "minimum_tree",
     "neb",
+    "nebs",
     "one_corrected",
     "one_released",
     "points",

@@ -5,113 +5,22 @@ cycle 0 is the path one starts from.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from lossatlas.elastic_band import geometry
 from lossatlas.elastic_band.arms import CORRECTED, Arm
-from lossatlas.elastic_band.band import Band, Cost, Outcome, Stop, neb, step_rows
+from lossatlas.elastic_band.band import Band, Cost, Outcome, nebs, step_rows
 from lossatlas.elastic_band.normalisation import as_arm, parameters
 from lossatlas.elastic_band.profile import Profile, mean_losses, profile, refine
+from lossatlas.elastic_band.schedule import CHEAP, Cycle, Schedule
 from lossatlas.errors import LossAtlasError
 
-USUAL_REFINEMENT = 24  # points: two rounds round two tops
 RANGE_FLOOR = 1e-3  # of the losses on a path, in nats: bumps are not measured against a range smaller than this
-
-# --- schedules -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """Steps at a learning rate, after an insertion.
-
-    insert: `equal`, `count` pivots into each gap; `highest`, one into each of the `count` gaps with the highest bumps;
-    `random`, as many into random gaps (a placebo); or `none`.
-    """
-
-    steps: int
-    learning_rate: float
-    insert: Literal["none", "equal", "highest", "random"] = "none"
-    count: int = 0
-
-    def pivots(self, before: int) -> int:
-        """How many pivots there are at most after the insertion."""
-        if self.insert == "equal":
-            return (before - 1) * (self.count + 1) + 1
-        return before + (0 if self.insert == "none" else min(self.count, before - 1))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Cycles and what they have in common.
-
-    batch_size None: all rows in each step. samples: inner points of a gap in the look at the losses, odd; top: only
-    of so many gaps (`profile`); tolerance: of the refined maximum. stop: when a cycle ends early.
-    """
-
-    cycles: tuple[Cycle, ...]
-    batch_size: int | None = 512
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    samples: int = 9
-    top: int | None = None
-    tolerance: float = 1e-4
-    stop: Stop | None = None
-
-    def look_points(self, pivots: int) -> int:
-        """How many points a look at a path of so many pivots takes, with a refinement of usual length."""
-        gaps = pivots - 1
-        sampled = gaps if self.top is None else min(gaps, 2 * self.top)
-        return 2 * gaps + 1 + sampled * (self.samples - 1) + USUAL_REFINEMENT
-
-    def scaled(self, factor: float) -> "Schedule":
-        """The same with `factor` times as many steps in each cycle, at least one."""
-        cycles = tuple(replace(cycle, steps=max(1, round(cycle.steps * factor))) for cycle in self.cycles)
-        return replace(self, cycles=cycles)
-
-    def without_first_insertion(self) -> "Schedule":
-        """The same for a path that has its pivots already."""
-        return replace(self, cycles=(replace(self.cycles[0], insert="none"), *self.cycles[1:]))
-
-    def pivot_gradients(self, pivots: int = 2) -> int:
-        """The most gradients of pivots that it takes from a path of so many pivots."""
-        total = 0
-        for cycle in self.cycles:
-            pivots = cycle.pivots(pivots)
-            total += cycle.steps * (pivots - 2)
-        return total
-
-
-def _growing(first: Cycle, *groups: tuple[int, int, float], **common) -> Schedule:
-    """`first`, then (cycles, steps, rate) groups of cycles that put a pivot into each of the two highest gaps."""
-    later = [Cycle(steps, rate, "highest", 2) for cycles, steps, rate in groups for _ in range(cycles)]
-    return Schedule((first, *later), **common)
-
-
-# cifar10-resnet20.yaml of the released code: 14 cycles, 16,000 steps, up to 31 pivots and 248,000 pivot gradients
-PUBLISHED = _growing(Cycle(1000, 0.1, "equal", 3), (3, 1000, 0.1), (2, 2000, 0.1), (4, 1000, 0.01), (4, 1000, 0.001))
-# the released `-fast` one: 17 pivots from the start, a single sample in each gap
-PUBLISHED_FAST = Schedule(
-    (
-        Cycle(2000, 0.1, "equal", 15),
-        Cycle(2000, 0.1),
-        Cycle(2000, 0.1),
-        Cycle(2000, 0.01, "highest", 2),
-        Cycle(2000, 0.01),
-        Cycle(2000, 0.001, "highest", 2),
-        Cycle(2000, 0.001),
-    ),
-    samples=1,
-)
-# about a fortieth of the published sample gradients: small minibatches, since four steps on 128 rows bring a band
-# farther than one on 512; a short cycle at a lower rate against their noise; a look at the top gaps only
-CHEAP = _growing(Cycle(500, 0.1, "equal", 3), (3, 800, 0.1), (1, 300, 0.01), batch_size=128, top=4)
-# 4 cycles of 100 steps, for a first look at a network in a few seconds
-SMOKE = _growing(Cycle(100, 0.1, "equal", 3), (1, 100, 0.1), (2, 100, 0.01), top=3)
 
 # --- insertion -------------------------------------------------------------------------------------------------------
 
@@ -244,14 +153,19 @@ def connect(
     Ends that are equal are joined by a path of length 0, on which nothing is done. Raises `LossAtlasError` for ends
     of different shapes and for an end whose loss is not finite.
     """
+    path = line(problem, a, b)
+    return auto_neb(
+        problem, path, schedule, arm=arm, generator=generator, budget=budget, store=store, progress=progress
+    )
+
+
+def line(problem, a: Tensor, b: Tensor) -> Tensor:
+    """The straight start (2, P) between two minima; see `connect`."""
     if a.shape != b.shape or a.shape != (problem.dim,):
         raise LossAtlasError(
             f"the ends have {tuple(a.shape)} and {tuple(b.shape)} parameters, the problem {problem.dim}"
         )
-    path = geometry.straight(a.detach(), b.detach())
-    return auto_neb(
-        problem, path, schedule, arm=arm, generator=generator, budget=budget, store=store, progress=progress
-    )
+    return geometry.straight(a.detach(), b.detach())
 
 
 def auto_neb(
@@ -273,18 +187,60 @@ def auto_neb(
     there bit for bit. A cycle that diverges is recorded and undone, and the next one goes on from where it began.
     progress(done, all cycles).
     """
-    generator = generator or torch.Generator().manual_seed(0)
-    problem, path = as_arm(problem, path.detach(), arm)
-    run = _Run(problem, schedule, arm, generator, budget)
+    starts = [Start(path, schedule, generator or torch.Generator().manual_seed(0), weights, budget)]
+    return auto_nebs(problem, starts, arm=arm, store=store and _Single(store), progress=progress)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a band of `auto_nebs` starts from, and its own schedule; see `auto_neb`."""
+
+    path: Tensor
+    schedule: Schedule
+    generator: torch.Generator
+    weights: Tensor | None = None
+    budget: float | None = None
+
+
+def auto_nebs(
+    problem,
+    starts: Sequence[Start],
+    *,
+    arm: Arm = CORRECTED,
+    store: Store | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Connection]:
+    """`auto_neb` from several starts, a cycle of all at a time; up to rounding each becomes what it is alone.
+
+    With a store the states of all are saved after each cycle.
+    """
+    runs = [_Run.of(problem, start, arm) for start in starts]
     saved = store.load() if store else None
-    state = run.restored(saved, path.device) if saved else run.begun(path, weights)
-    while (cycle := run.next_cycle(state)) is not None:
-        state = run.after(state, cycle)
+    if saved:
+        states = [run.restored(own) for run, own in zip(runs, saved, strict=True)]
+    else:
+        states = [run.begun(start.weights) for run, start in zip(runs, starts, strict=True)]
+    while any(cycles := [run.next_cycle(state) for run, state in zip(runs, states, strict=True)]):
+        states = _after(runs, states, cycles)
         if store:
-            store.save(run.saved(state))
+            store.save([run.saved(state) for run, state in zip(runs, states, strict=True)])
         if progress:
-            progress(len(state.history) - 1, len(schedule.cycles))
-    return _connection(problem, state)
+            progress(max(len(s.history) for s in states) - 1, max(len(s.schedule.cycles) for s in starts))
+    return [_connection(run.problem, state) for run, state in zip(runs, states, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Single:
+    """The store of a single band as one of a list of bands."""
+
+    store: Store
+
+    def load(self) -> list | None:
+        saved = self.store.load()
+        return [saved] if saved else None
+
+    def save(self, state: list) -> None:
+        self.store.save(state[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,13 +259,20 @@ class _Run:
     """What does not change from cycle to cycle."""
 
     problem: Any
+    path: Tensor
     schedule: Schedule
     arm: Arm
     generator: torch.Generator
     budget: float | None
 
-    def begun(self, path: Tensor, weights: Tensor | None) -> _State:
+    @classmethod
+    def of(cls, problem, start: Start, arm: Arm) -> "_Run":
+        problem, path = as_arm(problem, start.path.detach(), arm)
+        return cls(problem, path, start.schedule, arm, start.generator, start.budget)
+
+    def begun(self, weights: Tensor | None) -> "_State":
         """The start: cycle 0 is the path that was given."""
+        path = self.path
         weights = geometry.equal_weights(path) if weights is None else weights
         record = self.look(0, path, weights, 0, "ok", Cost())
         if not record.losses[[0, -1]].isfinite().all():
@@ -332,34 +295,19 @@ class _Run:
         steps = min(cycle.steps, int(left / step))
         return replace(cycle, steps=steps) if steps > 0 else None
 
-    def after(self, state: _State, cycle: Cycle) -> _State:
-        """The state after one cycle more."""
+    def inserted(self, state: _State, cycle: Cycle) -> tuple[Tensor, Tensor]:
+        """The path with the cycle's new pivots, and the weights of its gaps."""
         last = state.history[-1]
         seen = Profile(last.positions, last.losses, 0)
-        path, weights = insert(state.path, state.weights, seen, cycle, self.arm, self.generator)
-        band = self.band(path, weights, cycle)
-        record = self.look(len(state.history), band.path, weights, band.steps, band.outcome, last.cost + band.cost)
+        return insert(state.path, state.weights, seen, cycle, self.arm, self.generator)
+
+    def after(self, state: _State, band: Band, weights: Tensor) -> _State:
+        """The state after one cycle more."""
+        cost = state.history[-1].cost + band.cost
+        record = self.look(len(state.history), band.path, weights, band.steps, band.outcome, cost)
         better = record.saddle < min(r.saddle for r in state.history)
         best = (band.path, weights) if better else (state.best, state.best_weights)
         return _State(band.path, weights, *best, (*state.history, record))
-
-    def band(self, path: Tensor, weights: Tensor, cycle: Cycle) -> Band:
-        """The band of a cycle; a path without inner pivots, on which no bump was found, stays as it is."""
-        if len(path) == 2:
-            return Band(path, 0, Cost(), "ok", path.new_zeros(0))
-        return neb(
-            self.problem,
-            path,
-            steps=cycle.steps,
-            learning_rate=cycle.learning_rate,
-            momentum=self.schedule.momentum,
-            weight_decay=self.schedule.weight_decay,
-            batch_size=self.schedule.batch_size,
-            weights=weights,
-            stop=self.schedule.stop,
-            arm=self.arm,
-            generator=self.generator,
-        )
 
     def look(self, number: int, path: Tensor, weights: Tensor, steps: int, outcome: Outcome, cost: Cost) -> CycleRecord:
         """The record of a path; `cost` is what was spent before the look."""
@@ -386,12 +334,54 @@ class _Run:
         tree = {name: getattr(state, name) for name in ("path", "weights", "best", "best_weights")}
         return {**tree, "history": [asdict(record) for record in state.history], "random": self.generator.get_state()}
 
-    def restored(self, saved: dict[str, Any], device: torch.device) -> _State:
+    def restored(self, saved: dict[str, Any]) -> _State:
         """The inverse of `saved`; the generator goes on from there."""
+        device = self.path.device
         self.generator.set_state(saved["random"])
         records = tuple(CycleRecord(**{**record, "cost": Cost(**record["cost"])}) for record in saved["history"])
         path, best = saved["path"].to(device), saved["best"].to(device)
         return _State(path, saved["weights"], best, saved["best_weights"], records)
+
+
+def _after(runs: Sequence[_Run], states: Sequence[_State], cycles: Sequence[Cycle | None]) -> list[_State]:
+    """The states after a cycle of each; None: a band that is through."""
+    found = list(states)
+    alike: dict[tuple, list[tuple[int, Tensor, Tensor]]] = {}
+    for i, (run, state, cycle) in enumerate(zip(runs, states, cycles, strict=True)):
+        if cycle is not None:
+            path, weights = run.inserted(state, cycle)
+            schedule = replace(run.schedule, cycles=())
+            key = (id(run.problem), len(path), cycle.steps, schedule)
+            alike.setdefault(key, []).append((i, path, weights))
+    for members in alike.values():
+        numbers, paths, weights = zip(*members, strict=True)
+        own = [runs[i] for i in numbers]
+        bands = _bands(own, paths, weights, [cycles[i] for i in numbers])
+        for i, band, shares in zip(numbers, bands, weights, strict=True):
+            found[i] = runs[i].after(states[i], band, shares)
+    return found
+
+
+def _bands(
+    runs: Sequence[_Run], paths: Sequence[Tensor], weights: Sequence[Tensor], cycles: Sequence[Cycle]
+) -> list[Band]:
+    """The bands of cycles of one length; paths without inner pivots, on which no bump was found, stay as they are."""
+    if len(paths[0]) == 2:
+        return [Band(path, 0, Cost(), "ok", path.new_zeros(0)) for path in paths]
+    schedule = runs[0].schedule
+    return nebs(
+        runs[0].problem,
+        torch.stack(paths),
+        steps=cycles[0].steps,
+        learning_rate=torch.tensor([cycle.learning_rate for cycle in cycles], dtype=torch.float64),
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        batch_size=schedule.batch_size,
+        weights=torch.stack(weights),
+        stop=schedule.stop,
+        arm=runs[0].arm,
+        generators=[run.generator for run in runs],
+    )
 
 
 def _extent(path: Tensor) -> tuple[float, float]:

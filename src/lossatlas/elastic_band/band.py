@@ -6,6 +6,7 @@ and the pivots are redistributed along the path after each step. The mechanical 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from lossatlas.elastic_band import geometry
 from lossatlas.elastic_band.arms import CORRECTED, Arm
 from lossatlas.errors import LossAtlasError
 from lossatlas.perceptron import Perceptron
+from lossatlas.problems.network import NetworkProblem
 
 CHECK_EVERY = 50  # steps between two looks at whether the band is finite
 TORN = 1.0  # spacing error above which a band is torn: a gap that is twice as long as it should be
@@ -93,42 +95,114 @@ def neb(
     `LossAtlasError` for a batch larger than the data set or a path of fewer than three pivots.
     """
     _check(problem, path, batch_size)
+    return _together(
+        problem,
+        path[None],
+        None if weights is None else weights[None],
+        [generator or torch.Generator().manual_seed(0)],
+        arm,
+        steps=steps,
+        learning_rate=path.new_full((1, 1, 1), learning_rate),
+        momentum=momentum,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        spring=spring,
+        climbing=climbing,
+        stop=stop,
+    )[0]
+
+
+def nebs(
+    problem,
+    paths: Tensor,
+    *,
+    steps: int,
+    learning_rate: float | Tensor,
+    generators: Sequence[torch.Generator],
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    batch_size: int | None = None,
+    weights: Tensor | None = None,
+    spring: float = math.inf,
+    stop: Stop | None = None,
+    arm: Arm = CORRECTED,
+) -> list[Band]:
+    """`neb` of several paths (b, N, P), each with its own generator, weights (b, N - 1) and rate (b,), in one go.
+
+    Perceptrons take their steps together, which spares most of what small networks cost; other problems, and bands
+    that may stop early, run one after the other. Up to rounding the numbers are the same.
+    """
+    _check(problem, paths[0], batch_size)
+    weights = geometry.equal_weights(paths) if weights is None else weights
+    rates = torch.as_tensor(learning_rate, dtype=torch.float64).expand(len(paths))
+    steppers = {"steps": steps, "momentum": momentum, "weight_decay": weight_decay}
+    steppers |= {"batch_size": batch_size, "spring": spring, "stop": stop}
+    together = type(problem) is NetworkProblem and stop is None and Perceptron.of(problem) is not None
+    size = len(paths) if together else 1
+    parts = zip(paths.split(size), weights.split(size), _in_parts(generators, size), rates.split(size), strict=True)
+    return [
+        band
+        for *part, rate in parts
+        for band in _together(problem, *part, arm, learning_rate=rate.to(paths)[:, None, None], **steppers)
+    ]
+
+
+def _in_parts(items: Sequence, size: int) -> list[Sequence]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _together(
+    problem,
+    path: Tensor,
+    weights: Tensor | None,
+    generators: Sequence[torch.Generator],
+    arm: Arm,
+    *,
+    steps: int,
+    learning_rate: Tensor,
+    momentum: float,
+    weight_decay: float,
+    batch_size: int | None,
+    spring: float,
+    stop: Stop | None,
+    climbing: bool = False,
+) -> list[Band]:
+    """The bands from some paths (b, N, P), all in the same steps at the rates (b, 1, 1).
+
+    `climbing` and a `stop` are for a single one.
+    """
     start, path = path, path.detach().clone()
     weights = geometry.equal_weights(path) if weights is None else weights
-    generator = generator or torch.Generator().manual_seed(0)
     redistributes = spring == math.inf and arm.force == "neb"
-    moving = _moving(arm)
-    perceptron = Perceptron.of(problem) if arm.minibatch == "shared" else None
+    moving, pivots = _moving(arm), path.shape[1]
+    perceptron = Perceptron.of(problem)
     chunk = _chunk(problem, path, step_rows(problem, batch_size))
-    velocity = torch.zeros_like(path[moving])
-    watch = _Watch(stop)
+    velocity = torch.zeros_like(path[:, moving])
+    watch = _Watch(stop, len(path))
     while watch.steps < steps and not watch.ended:
-        inner, ends = draw(problem, batch_size, len(path), arm, generator)
+        inner, ends = draw(problem, batch_size, pivots, arm, generators)
         losses, gradient = evaluate(inner, ends, path, weight_decay, arm, perceptron, chunk)
-        watch.note(losses.max())
-        highest = int(losses[1:-1].argmax()) + 1 if climbing else None
+        watch.note(losses.amax(-1))
+        highest = int(losses[0, 1:-1].argmax()) + 1 if climbing else None
         if arm.force == "neb":
             project(path, losses, gradient, weights, spring, highest, arm.tangent)
         else:
-            gradient[: len(path) - 2].sub_(path.diff(n=2, dim=0), alpha=spring)
+            gradient[:, : pivots - 2].sub_(path.diff(n=2, dim=1), alpha=spring)
         if hasattr(inner, "advanced"):
-            path[moving] = inner.advanced(path[moving])
+            path[0, moving] = inner.advanced(path[0, moving])
         velocity.mul_(momentum).add_(gradient)
-        path[moving].sub_(velocity, alpha=learning_rate)
+        path[:, moving].addcmul_(velocity, learning_rate, value=-1)
         if redistributes and (arm.spacing == "always" or watch.steps < steps):
             path = geometry.redistribute(path, weights, passes=1, anchor=highest)
     if redistributes and arm.spacing == "always" and not climbing:
         path = geometry.redistribute(path, weights)
-    saddles = torch.stack(watch.saddles)
-    samples = watch.steps * step_rows(problem, batch_size)
-    became = outcome(path, weights, saddles)
-    return Band(
-        path=start if became == "diverged" else path,
-        steps=watch.steps,
-        cost=Cost(samples * len(velocity), samples * (len(path) - len(velocity))),
-        outcome=became,
-        saddles=saddles,
-    )
+    bands = []
+    for one, before, shares, saddles in zip(path, start, weights, watch.of_each(), strict=True):
+        samples = len(saddles) * step_rows(problem, batch_size)
+        became = outcome(one, shares, saddles)
+        cost = Cost(samples * velocity.shape[1], samples * (pivots - velocity.shape[1]))
+        bands.append(Band(before if became == "diverged" else one, len(saddles), cost, became, saddles))
+    return bands
 
 
 def _check(problem, path: Tensor, batch_size: int | None) -> None:
@@ -152,25 +226,34 @@ def _chunk(problem, path: Tensor, rows: int) -> int | None:
     return max(1, budget // (problem.row_numel * rows * path.element_size()))
 
 
-def draw(problem, batch_size: int | None, pivots: int, arm: Arm, generator: torch.Generator):
-    """The problem of a step as the moving pivots see it, and as the ends do.
+def draw(problem, batch_size: int | None, pivots: int, arm: Arm, generators: Sequence[torch.Generator]):
+    """The problem of a step as the moving pivots of all bands see it, and as their ends do.
 
-    Both see one minibatch (so that neighbours can be compared), unless the arm gives each pivot its own. A problem
-    with an `ends` shows that to the ends where the arm asks for it: the same rows, in evaluation mode.
+    Both see one minibatch (so that neighbours can be compared), unless the arm gives each pivot its own. Each band
+    draws by its own generator. A problem with an `ends` shows that to the ends where the arm asks for it: the same
+    rows, in evaluation mode.
     """
     if batch_size is None or not hasattr(problem, "minibatch"):
         inner = ends = problem
-    elif arm.minibatch == "shared":
-        inner = ends = problem.minibatch(batch_size, generator)
+    elif arm.minibatch == "own":
+        bands = [[_rows(problem, batch_size, g) for _ in range(pivots)] for g in generators]
+        rows = torch.stack([torch.stack(own) for own in bands])
+        inner, ends = (problem.on(own.flatten(0, 1).to(problem.x.device)) for own in _split(rows, arm))
+    elif len(generators) == 1:
+        inner = ends = problem.minibatch(batch_size, generators[0])
     else:
-        rows = torch.stack([torch.randperm(problem.rows, generator=generator)[:batch_size] for _ in range(pivots)])
-        inner, ends = (problem.on(own.to(problem.x.device)) for own in _split(rows, arm))
+        rows = torch.stack([_rows(problem, batch_size, g) for g in generators])
+        inner = ends = problem.on(rows.to(problem.x.device))
     return inner, getattr(ends, "ends", ends) if arm.mode == "ends-eval" else ends
 
 
+def _rows(problem, batch_size: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(problem.rows, generator=generator)[:batch_size]
+
+
 def _split(path: Tensor, arm: Arm) -> tuple[Tensor, Tensor]:
-    """The rows of the pivots that move, and of those that do not."""
-    return path[_moving(arm)], path[:1] if arm.last_end == "moves" else path[[0, -1]]
+    """Of something (b, N, ...), what belongs to the pivots that move, and to those that do not."""
+    return path[:, _moving(arm)], path[:, :1] if arm.last_end == "moves" else path[:, [0, -1]]
 
 
 def _moving(arm: Arm) -> slice:
@@ -180,62 +263,78 @@ def _moving(arm: Arm) -> slice:
 def evaluate(
     inner, ends, path: Tensor, weight_decay: float, arm: Arm, perceptron: Perceptron | None, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Losses (N,) of all pivots and gradients (moving, P) of those that move, both with the penalty ½ λ |p|²."""
+    """Losses (b, N) of paths (b, N, P), and gradients (b, m, P) of the pivots that move, with the penalty ½ λ |p|²."""
     if perceptron and inner is ends:
-        losses, gradient = perceptron.gradient(path, inner.x, inner.y, _moving(arm))
+        losses, gradient = _of_bands(perceptron, path, inner, _moving(arm))
     else:
         moving, fixed = _split(path, arm)
-        losses, gradient = ensemble.gradient(inner, moving, chunk)
-        at_ends = ensemble.loss(ends, fixed, chunk)
-        losses = torch.cat([at_ends[:1], losses, at_ends[1:]])
+        members = moving.flatten(0, 1)
+        if perceptron:
+            losses, gradient = perceptron.gradient(members, inner.x, inner.y)
+        else:
+            losses, gradient = ensemble.gradient(inner, members, chunk)
+        losses, gradient = losses.view(moving.shape[:2]), gradient.view(moving.shape)
+        at_ends = ensemble.loss(ends, fixed.flatten(0, 1), chunk).view(fixed.shape[:2])
+        losses = torch.cat([at_ends[:, :1], losses, at_ends[:, 1:]], 1)
     if weight_decay:
-        gradient.add_(path[_moving(arm)], alpha=weight_decay)
+        gradient.add_(path[:, _moving(arm)], alpha=weight_decay)
         if arm.decay == "both":
             losses = losses + 0.5 * weight_decay * torch.linalg.vector_norm(path, dim=-1).square()
     return losses, gradient
+
+
+def _of_bands(perceptron: Perceptron, path: Tensor, problem, wanted: slice) -> tuple[Tensor, Tensor]:
+    """Losses and gradients where all pivots of a band see the same rows."""
+    x, y = problem.x, problem.y
+    if not problem.own_rows:
+        x, y = x.expand(len(path), *x.shape), y.expand(len(path), *y.shape)
+    return perceptron.gradient(path, x, y, wanted)
 
 
 @np.errstate(invalid="ignore", over="ignore")  # a band that diverges is noticed by its losses
 def project(
     path: Tensor, losses: Tensor, gradient: Tensor, weights: Tensor, spring: float, highest: int | None, rule: str
 ) -> None:
-    """Turn the gradients of the inner pivots, the first N - 2 rows of `gradient`, into minus the band's force.
+    """Turn the gradients of the inner pivots, the first N - 2 rows of each band in `gradient`, into minus its force.
 
     What lies along the tangent is taken out (at the pivot `highest` twice, so that it climbs), and the force
     k (d_{i+1} - d_i) of finite springs is put in; lengths are measured by their shares of the length.
     """
-    differences = path.diff(dim=0)
-    inner = gradient[: len(path) - 2]
+    differences = path.diff(dim=1)
+    inner = gradient[:, : path.shape[1] - 2]
     gram = geometry.gram_matrix(differences)
     products = geometry.numbers(inner @ differences.mT)
     a, b = geometry.tangent_coefficients(gram, geometry.numbers(losses), rule)
-    along = a * products.diagonal() + b * products.diagonal(1)
+    along = a * products.diagonal(0, 1, 2) + b * products.diagonal(1, 1, 2)
     if highest is not None:
-        along[highest - 1] *= 2
+        along[:, highest - 1] *= 2
     if spring < math.inf:
-        stretch = np.sqrt(gram.diagonal()) / (weights.numpy() * len(weights))
-        along += spring * np.diff(stretch) * (np.arange(1, len(path) - 1) != highest)
-    i = np.arange(len(inner))
+        stretch = np.sqrt(gram.diagonal(0, 1, 2)) / (weights.numpy() * weights.shape[1])
+        along += spring * np.diff(stretch) * (np.arange(1, path.shape[1] - 1) != highest)
+    i = np.arange(inner.shape[1])
     mixing = np.zeros(products.shape)
-    mixing[i, i], mixing[i, i + 1] = along * a, along * b
-    inner.addmm_(torch.from_numpy(mixing).to(path), differences, alpha=-1)
+    mixing[:, i, i], mixing[:, i, i + 1] = along * a, along * b
+    inner.baddbmm_(torch.from_numpy(mixing).to(path), differences, alpha=-1)
 
 
 class _Watch:
-    """The highest losses of a band's steps, and whether it should go on."""
+    """The highest losses (b,) of the bands' steps, and whether they should go on."""
 
-    def __init__(self, stop: Stop | None):
+    def __init__(self, stop: Stop | None, bands: int):
         self.stop, self.saddles = stop, []
+        self.last = [0] * bands  # the step at which a band was found not to be finite; 0: not yet
         self.lowest, self.idle, self.ended = math.inf, 0, False
 
-    def note(self, saddle: Tensor) -> None:
-        self.saddles.append(saddle)
+    def note(self, saddles: Tensor) -> None:
+        self.saddles.append(saddles)
         every = self.stop.every if self.stop else CHECK_EVERY
         if len(self.saddles) % every:
             return
-        level = float(torch.stack(self.saddles[-every:]).mean())
-        self.ended = not math.isfinite(level)
+        levels = torch.stack(self.saddles[-every:]).mean(0).tolist()
+        self.last = [last or (0 if math.isfinite(x) else self.steps) for last, x in zip(self.last, levels, strict=True)]
+        self.ended = all(self.last)
         if self.stop:
+            level = levels[0]
             falls = level < self.lowest - self.stop.gain * abs(self.lowest) or self.lowest == math.inf
             self.idle = 0 if falls else self.idle + 1
             self.lowest = min(self.lowest, level)
@@ -244,6 +343,10 @@ class _Watch:
     @property
     def steps(self) -> int:
         return len(self.saddles)
+
+    def of_each(self) -> list[Tensor]:
+        """The highest losses of each band's own steps."""
+        return [column[: last or None] for column, last in zip(torch.stack(self.saddles, 1), self.last, strict=True)]
 
 
 def outcome(path: Tensor, weights: Tensor, saddles: Tensor) -> Outcome:

@@ -4,6 +4,8 @@ With the differences D_i = p_{i+1} - p_i (N - 1, P), every length, tangent and p
 D Dᵀ. So a band step reads the parameters a few times, and all that is delicate happens to a few numbers, in NumPy
 and float64, wherever the parameters are.
 
+What a band does in each of its steps takes paths of one number of pivots together, too: (..., N, P).
+
 A `position` counts pivots: 2.25 is a quarter of the way from pivot 2 to pivot 3. `weights` (N - 1,) are the shares of
 the path's length that the gaps should have; they sum to 1 and are equal where none are given.
 """
@@ -34,7 +36,7 @@ def numbers(tensor: Tensor) -> np.ndarray:
 
 
 def gram_matrix(differences: Tensor) -> np.ndarray:
-    """D Dᵀ (N - 1, N - 1) of the differences D (N - 1, P)."""
+    """D Dᵀ (..., N - 1, N - 1) of the differences D (..., N - 1, P)."""
     return numbers(differences @ differences.mT)
 
 
@@ -44,9 +46,9 @@ def segment_lengths(path: Tensor) -> Tensor:
 
 
 def equal_weights(path: Tensor) -> Tensor:
-    """The weights (N - 1,) of equally spaced pivots, float64 on the CPU."""
-    gaps = len(path) - 1
-    return torch.full((gaps,), 1 / gaps, dtype=torch.float64)
+    """The weights (..., N - 1) of equally spaced pivots, float64 on the CPU."""
+    gaps = path.shape[-2] - 1
+    return torch.full((*path.shape[:-2], gaps), 1 / gaps, dtype=torch.float64)
 
 
 # --- points of the polyline -----------------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ def points(path: Tensor, positions: Tensor) -> Tensor:
 
 def _mix(path: Tensor, positions: np.ndarray) -> Tensor:
     """`points` as one matrix product: the pivots' weights are hat functions round them."""
-    hats = np.maximum(1 - np.abs(positions[:, None] - np.arange(len(path))), 0)
+    hats = np.maximum(1 - np.abs(positions[..., None] - np.arange(path.shape[-2])), 0)
     return torch.from_numpy(hats).to(path) @ path
 
 
@@ -80,7 +82,7 @@ def _cumulative(parts: np.ndarray) -> np.ndarray:
 
 @np.errstate(invalid="ignore", over="ignore")
 def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100, anchor: int | None = None) -> Tensor:
-    """The pivots (N, P) moved along their own polyline until the gaps have the shares `weights`; ends untouched.
+    """Pivots (..., N, P) moved along their polyline until the gaps have the shares `weights` (..., N - 1); ends stay.
 
     One pass puts pivot i at the arc length S (w_1 + ... + w_i) (Draxler et al. 2018, Alg. 1), which is exact on a
     straight line; on a bent one the chords are shorter than the arcs, so passes are repeated until they obey to
@@ -88,9 +90,13 @@ def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100,
     anchor: a pivot that stays where it is; the shares then hold on each side of it.
     """
     weights = equal_weights(path) if weights is None else weights
-    gram = gram_matrix(path.diff(dim=0))
-    moved = _mix(path, spaced_positions(gram, weights.numpy(), passes, anchor))
-    moved[0], moved[-1] = path[0], path[-1]
+    gram, shares = gram_matrix(path.diff(dim=-2)), weights.numpy()
+    if path.dim() == 2:
+        positions = spaced_positions(gram, shares, passes, anchor)
+    else:
+        positions = np.stack([spaced_positions(*one, passes, anchor) for one in zip(gram, shares, strict=True)])
+    moved = _mix(path, positions)
+    moved[..., 0, :], moved[..., -1, :] = path[..., 0, :], path[..., -1, :]
     return moved
 
 
@@ -213,15 +219,18 @@ def _released(before, at, after, back, forth, small, large) -> Coefficients:
 
 
 def tangent_coefficients(gram: np.ndarray, losses: np.ndarray, rule: str) -> Coefficients:
-    """(a, b), each (N - 2,): the tangents are a D[:-1] + b D[1:], of unit length but for draxler2018."""
+    """(a, b), each (..., N - 2): the tangents are a D[:-1] + b D[1:], of unit length but for draxler2018.
+
+    gram (..., N - 1, N - 1), losses (..., N).
+    """
     if rule not in RULES:
         raise LossAtlasError(f"tangent rule {rule!r} is unknown; use one of {', '.join(RULES)}")
-    squares = gram.diagonal()
+    squares, products = gram.diagonal(0, -2, -1), gram.diagonal(1, -2, -1)
     lengths = np.sqrt(squares)
-    a, b = RULES[rule](losses[:-2], losses[1:-1], losses[2:], lengths[:-1], lengths[1:])
+    a, b = RULES[rule](losses[..., :-2], losses[..., 1:-1], losses[..., 2:], lengths[..., :-1], lengths[..., 1:])
     if rule == "draxler2018":
         return a, b
-    square = a * a * squares[:-1] + 2 * a * b * gram.diagonal(1) + b * b * squares[1:]
+    square = a * a * squares[..., :-1] + 2 * a * b * products + b * b * squares[..., 1:]
     scale = np.sqrt(np.maximum(square, TINY))  # pivots that coincide have the tangent 0, not NaN
     return a / scale, b / scale
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lossatlas.elastic_band.auto_neb import CHEAP, Connection, Schedule, connect
+from lossatlas.elastic_band.auto_neb import Connection, connect
+from lossatlas.elastic_band.schedule import CHEAP, Schedule
 from lossatlas.ensemble import Layout
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems.network import NetworkProblem

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lossatlas.elastic_band import geometry
 from lossatlas.elastic_band.arms import CORRECTED, Arm
-from lossatlas.elastic_band.auto_neb import CHEAP, Connection, Schedule, auto_neb
+from lossatlas.elastic_band.auto_neb import Connection, auto_neb
 from lossatlas.elastic_band.profile import mean_losses
+from lossatlas.elastic_band.schedule import CHEAP, Schedule
 from lossatlas.errors import LossAtlasError
 from lossatlas.seeds import seed
 from lossatlas.spanning_tree import Pair, Round, anytime, merges, minimum_tree

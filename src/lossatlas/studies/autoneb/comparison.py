@@ -5,10 +5,10 @@ and one switch of it corrected at a time; `published`: the published schedule ag
 first two families are tuned on pairs that nothing else uses.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,11 @@ from lossatlas.elastic_band import (
     Arm,
     Connection,
     Cycle,
-    connect,
-    neb,
+    Schedule,
+    Start,
+    auto_nebs,
+    line,
+    nebs,
     one_corrected,
     straight,
 )
@@ -91,17 +94,18 @@ def tune(
 ) -> list[dict[str, Any]]:
     """Rows (arm, learning_rate, pair, saddle) of every tuned arm at every rate, on the tuning pairs.
 
-    With a store a job that was cut short goes on at the last cycle of its band, bit for bit.
+    With a store a job that was cut short goes on at the last cycle of its bands, bit for bit.
     """
     journal = Journal(store)
     comparison = setting.settings["comparison"]
     pairs = plan.tuning_pairs(comparison)
     rows = []
     for done, arm in enumerate(TUNED):
-        for rate in comparison["curve_rates" if arm in CURVES else "learning_rates"]:
-            for number, result in enumerate(_run(setting, arm, pairs, rate, journal)):
-                saddle = result["columns"]["train_loss_saddle"]
-                rows.append({"arm": arm, "learning_rate": rate, "pair": number, "saddle": saddle})
+        rates = comparison["curve_rates" if arm in CURVES else "learning_rates"]
+        tasks = [Task(pair, rate) for rate in rates for pair in pairs]
+        for task, result in zip(tasks, _run(setting, arm, tasks, journal), strict=True):
+            about = {"arm": arm, "learning_rate": task.rate, "pair": pairs.index(task.pair)}
+            rows.append({**about, "saddle": result["columns"]["train_loss_saddle"]})
         if progress:
             progress(done + 1, len(TUNED))
     return rows
@@ -128,7 +132,7 @@ def measure(
 ) -> Found:
     """All arms of a family on all pairs. rates: the tuned ones, by arm.
 
-    With a store a job that was cut short goes on at the last cycle of its band, bit for bit.
+    With a store a job that was cut short goes on at the last cycle of its bands, bit for bit.
     """
     journal = Journal(store)
     comparison = setting.settings["comparison"]
@@ -143,7 +147,7 @@ def measure(
     rows, cycles, arrays = [], [], {}
     for done, arm in enumerate(arms):
         rate = rates.get(arm, float("nan"))
-        for number, result in enumerate(_run(setting, arm, pairs, rate, journal)):
+        for number, result in enumerate(_run(setting, arm, [Task(pair, rate) for pair in pairs], journal)):
             about = {"family": family, "arm": arm, "pair": number, "learning_rate": rate}
             rows.append({**about, **result["columns"]})
             cycles += [{**about, **row} for row in result["cycles"]]
@@ -179,104 +183,125 @@ def _result(
     return {"columns": {**columns, **barriers.summary(profile)}, "cycles": list(cycles), "arrays": arrays}
 
 
-def _run(
-    setting: Setting, arm: str, pairs: Sequence[tuple[int, int]], rate: float, journal: Journal
-) -> Iterator[Result]:
-    """An arm on each of the pairs, in their order."""
+class Task(NamedTuple):
+    """What an arm is run on."""
+
+    pair: tuple[int, int]
+    rate: float
+
+
+def _run(setting: Setting, arm: str, tasks: Sequence[Task], journal: Journal) -> list[Result]:
+    """An arm on each of the tasks, in their order; bands and curves of all tasks step together."""
     if arm in CURVES:
-        yield from journal.part(f"{arm} {rate}", lambda: list(_curves(setting, arm, pairs, rate)))
-        return
-    for pair in pairs:
-        yield journal.part(f"{arm} {rate} {pair}", partial(_path, setting, arm, pair, rate, journal))
+        run = partial(_curves, setting, arm, tasks)
+    elif arm.startswith("segment"):
+        run = partial(_segments, setting, arm, tasks)
+    elif arm in ("pivots-alone", "mechanical", "neb-springs"):
+        run = partial(_springs, setting, arm, tasks)
+    else:
+        run = partial(_cycles, setting, arm, tasks, journal)
+    return journal.part(arm, run)
 
 
-def _path(setting: Setting, arm: str, pair: tuple[int, int], rate: float, journal: Journal) -> Result:
-    """An arm that is not a curve on a pair."""
-    ends = setting.ends(arm, pair)
-    generator = paths.generator("comparison", *setting.name, arm.removesuffix("-matched"), *pair)
-    if arm.startswith("segment"):
-        return _result(paths.segment_profile(setting.problems, *ends), paths.no_band())
-    if arm in ("pivots-alone", "mechanical", "neb-springs"):
-        return _springs(setting, arm, ends, rate, generator)
-    return _cycles(setting, arm, ends, rate, generator, journal)
+def _generator(setting: Setting, arm: str, task: Task) -> torch.Generator:
+    return paths.generator("comparison", *setting.name, arm.removesuffix("-matched"), *task.pair)
 
 
-def _curves(setting: Setting, kind: str, pairs: Sequence[tuple[int, int]], rate: float) -> Iterator[Result]:
-    """Trained curves, all pairs at once."""
+def _segments(setting: Setting, arm: str, tasks: Sequence[Task]) -> list[Result]:
+    profiles = [paths.segment_profile(setting.problems, *setting.ends(arm, task.pair)) for task in tasks]
+    return [_result(profile, paths.no_band()) for profile in profiles]
+
+
+def _curves(setting: Setting, kind: str, tasks: Sequence[Task]) -> list[Result]:
+    """Trained curves."""
     comparison = setting.settings["comparison"]
     batch, points = setting.settings["band_batch"], comparison["points_per_step"]
     steps = max(1, int(setting.budget / (batch * points)))
     recipe = mode_curves.Recipe(kind, steps, batch, points, weight_decay=setting.settings["band_decay"])
-    ends = torch.stack([setting.ends(kind, pair) for pair in pairs])
+    ends = torch.stack([setting.ends(kind, task.pair) for task in tasks])
     generator = paths.generator("comparison", *setting.name, "curves")
-    found = mode_curves.train(setting.problems.train, ends, recipe, rate, generator)
+    rates = torch.tensor([task.rate for task in tasks], dtype=torch.float64)
+    found = mode_curves.train(setting.problems.train, ends, recipe, rates, generator)
     spent = recipe.sample_gradients(setting.problems.train.rows)
+    results = []
     for control, diverged in zip(found.control, found.diverged_at.tolist(), strict=True):
         columns = paths.no_band(spent, pivots=3)
         columns |= {"gradients": spent, "steps": steps, "outcome": "ok" if diverged < 0 else "diverged"}
-        yield _result(paths.curve_profile(setting.problems, kind, control), columns)
+        results.append(_result(paths.curve_profile(setting.problems, kind, control), columns))
+    return results
 
 
-def _springs(setting: Setting, arm: str, ends: Tensor, rate: float, generator: torch.Generator) -> Result:
+def _springs(setting: Setting, arm: str, tasks: Sequence[Task]) -> list[Result]:
     """One long band on the final number of pivots, with springs or with nothing between the pivots."""
     own = paths.schedule(setting.settings)
     rows = setting.problems.train.rows
     pivots = paths.final_pivots(own)
-    single = replace(own, cycles=(Cycle(1000, rate),))
-    steps = paths.fitted(single, rows, setting.budget, pivots).cycles[0].steps
-    band = neb(
+    single = replace(own, cycles=(Cycle(1000, own.cycles[0].learning_rate),))
+    bands = nebs(
         setting.problems.train,
-        straight(*ends, pivots),
-        steps=steps,
-        learning_rate=rate,
+        torch.stack([straight(*setting.ends(arm, task.pair), pivots) for task in tasks]),
+        steps=paths.fitted(single, rows, setting.budget, pivots).cycles[0].steps,
+        learning_rate=torch.tensor([task.rate for task in tasks], dtype=torch.float64),
         weight_decay=setting.settings["band_decay"],
         batch_size=setting.settings["band_batch"],
         spring=0.0 if arm == "pivots-alone" else SPRING,
         arm=CORRECTED if arm == "neb-springs" else replace(CORRECTED, force="mechanical"),
-        generator=generator,
+        generators=[_generator(setting, arm, task) for task in tasks],
     )
-    profile = paths.polyline_profile(setting.problems, band.path, setting.settings["gap_points"])
-    columns = paths.no_band(band.cost.sample_gradients, pivots)
-    columns |= {
-        "outcome": "ok" if band.outcome == "torn" else band.outcome,  # these springs do not space the pivots
-        "steps": band.steps,
-        "gradients": band.cost.gradients,
-        "evaluations": band.cost.evaluations,
-        "end_shift": 0.0,
-        "spike": paths.spike(profile),
-    }
-    return _result(profile, columns)
+    results = []
+    for band in bands:
+        profile = paths.polyline_profile(setting.problems, band.path, setting.settings["gap_points"])
+        columns = paths.no_band(band.cost.sample_gradients, pivots)
+        columns |= {
+            "outcome": "ok" if band.outcome == "torn" else band.outcome,  # these springs do not space the pivots
+            "steps": band.steps,
+            "gradients": band.cost.gradients,
+            "evaluations": band.cost.evaluations,
+            "end_shift": 0.0,
+            "spike": paths.spike(profile),
+        }
+        results.append(_result(profile, columns))
+    return results
 
 
-def _cycles(
-    setting: Setting, arm: str, ends: Tensor, rate: float, generator: torch.Generator, journal: Journal
-) -> Result:
+def _cycles(setting: Setting, arm: str, tasks: Sequence[Task], journal: Journal) -> list[Result]:
     """An arm that runs in cycles."""
     problem = setting.problems.train
-    rate_or_published = None if rate != rate else rate
-    own = paths.schedule(setting.settings, rate_or_published)
-    budget: float | None = setting.budget
-    switches = released(problem.normalised).get(arm)
-    if switches is None:
-        switches = CORRECTED
-    else:
+    ends = [setting.ends(arm, task.pair) for task in tasks]
+    starts = [_start(setting, arm, task, own) for own, task in zip(ends, tasks, strict=True)]
+    switches = released(problem.normalised).get(arm, CORRECTED)
+    if arm == "tangent-bisector":
+        switches = replace(CORRECTED, tangent="bisector")
+    recorder = Recorder(journal)
+    results = []
+    for number, found in enumerate(auto_nebs(problem, starts, arm=switches, store=recorder)):
+        profile = paths.polyline_profile(setting.problems, found.pivots, setting.settings["gap_points"])
+        columns = paths.band_columns(found, profile, ends[number][1])
+        results.append(_result(profile, columns, paths.cycle_rows(found), recorder.shapes(number, found)))
+    return results
+
+
+def _start(setting: Setting, arm: str, task: Task, ends: Tensor) -> Start:
+    schedule, budget = _schedule(setting, arm, task.rate)
+    return Start(line(setting.problems.train, *ends), schedule, _generator(setting, arm, task), budget=budget)
+
+
+def _schedule(setting: Setting, arm: str, rate: float) -> tuple[Schedule, float | None]:
+    """The schedule of an arm that runs in cycles, and the budget that cuts it short; a rate that is NaN is not used."""
+    problem, budget = setting.problems.train, setting.budget
+    own = paths.schedule(setting.settings, None if rate != rate else rate)
+    if arm in released(problem.normalised):
         own = replace(own, weight_decay=PUBLISHED.weight_decay)  # without which two of the switches do nothing
     if arm == "neb-fixed":
-        own = paths.fitted(paths.without_insertion(own, paths.final_pivots(own)), problem.rows, setting.budget)
+        own = paths.fitted(paths.without_insertion(own, paths.final_pivots(own)), problem.rows, budget)
     elif arm == "insert-random":
         cycles = (replace(c, insert="random" if c.insert == "highest" else c.insert) for c in own.cycles)
         own = replace(own, cycles=tuple(cycles))
-    elif arm == "tangent-bisector":
-        switches = replace(CORRECTED, tangent="bisector")
     elif arm == "published":
-        own, budget = replace(PUBLISHED, batch_size=own.batch_size).scaled(_share(setting, "published_steps")), None
+        return replace(PUBLISHED, batch_size=own.batch_size).scaled(_share(setting, "published_steps")), None
     elif arm == "ours":
-        own, budget = own.scaled(_share(setting, "ours_steps")), None
-    recorder = Recorder(journal)
-    found = connect(problem, *ends, own, arm=switches, generator=generator, budget=budget, store=recorder)
-    profile = paths.polyline_profile(setting.problems, found.pivots, setting.settings["gap_points"])
-    columns = paths.band_columns(found, profile, ends[1])
-    return _result(profile, columns, paths.cycle_rows(found), recorder.shapes(found))
+        return own.scaled(_share(setting, "ours_steps")), None
+    return own, budget
 
 
 def _share(setting: Setting, key: str) -> float:
@@ -284,26 +309,26 @@ def _share(setting: Setting, key: str) -> float:
 
 
 class Recorder:
-    """A store that also keeps where the positions of each cycle's look lie on its path."""
+    """A store of bands that also keeps where the positions of each cycle's look lie on its path."""
 
     def __init__(self, store: Store):
         self.store = store
-        self.weights: list[Tensor] = []
+        self.weights: list[list[Tensor]] = []
 
     def load(self) -> Any | None:
         saved = self.store.load()
         if saved is None:
             return None
         self.weights = list(saved["weights"])
-        return saved["band"]
+        return saved["bands"]
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        self.weights.append(state["weights"])
-        self.store.save({"band": state, "weights": list(self.weights)})
+    def save(self, states: Sequence[Mapping[str, Any]]) -> None:
+        self.weights.append([state["weights"] for state in states])
+        self.store.save({"bands": states, "weights": list(self.weights)})
 
-    def shapes(self, connection: Connection) -> list[dict[str, Tensor]]:
-        """Arc length and loss at the points of each look, the straight start first."""
-        weights = [torch.ones(1, dtype=torch.float64), *self.weights]
+    def shapes(self, number: int, connection: Connection) -> list[dict[str, Tensor]]:
+        """Arc length and loss at the points of each look at a band, the straight start first."""
+        weights = [torch.ones(1, dtype=torch.float64), *(all_bands[number] for all_bands in self.weights)]
         shapes = []
         for own, record in zip(weights, connection.history, strict=False):
             knots = torch.cat([own.new_zeros(1), own.cumsum(0)])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossatlas import barriers, weight_matching
 from lossatlas.data import DataSet
-from lossatlas.elastic_band import Schedule, connect
+from lossatlas.elastic_band import Schedule, Start, auto_nebs, line
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.seeds import seed
@@ -54,14 +54,16 @@ def measure(
     minima, starts = (torch.as_tensor(training[name]).to(device) for name in ("final", "initial"))
     count = settings["controls"]["networks"]
     own = paths.schedule(settings)
-    rows = []
+    rows, ends = [], {}
     for number in range(count):
-        for control, found in _copies(problems, minima[number], number, own, settings):
+        for control, found in _copies(problems, minima[number], number, settings, ends):
             rows.append({"control": control, "number": number, **found})
         untrained = paths.segment_profile(problems, *starts[[2 * number, 2 * number + 1]])
         rows.append({"control": "untrained", "number": number, **_row("segment", untrained)})
         if progress:
             progress(number + 1, count)
+    for (control, number), found in _bands(problems, ends, own, settings["gap_points"], "controls"):
+        rows.append({"control": control, "number": number, **found})
     for depth in COPY_DEPTHS:
         for number in range(count):
             rows.append({"control": f"copy-{depth}", "number": number, **_copy(problems, depth, number)})
@@ -78,35 +80,43 @@ def _row(path: str, profile: barriers.Profile, passes: float = float("nan"), rec
     return {"path": path, "passes": passes, "recovered": recovered, **barriers.summary(profile)}
 
 
+Ends = dict[tuple[str | int, ...], tuple[Tensor, Tensor]]  # by the name of their band
+
+
+def _bands(
+    problems: Problems, ends: Ends, schedule: Schedule, gap_points: int, *axes: str | int
+) -> Iterator[tuple[tuple, dict[str, Any]]]:
+    """(name, row) of the band between each two ends; all step together."""
+    starts = [Start(line(problems.train, *own), schedule, paths.generator(*axes, *name)) for name, own in ends.items()]
+    for name, found in zip(ends, auto_nebs(problems.train, starts), strict=True):
+        yield name, _row("autoneb", paths.polyline_profile(problems, found.pivots, gap_points))
+
+
 def _copies(
-    problems: Problems, theta: Tensor, number: int, schedule: Schedule, settings: Mapping[str, Any]
+    problems: Problems, theta: Tensor, number: int, settings: Mapping[str, Any], ends: Ends
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(control, row) of the known paths of a network; the ends that bands are to join go to `ends`."""
     gap_points = settings["gap_points"]
-
-    def band(a: Tensor, b: Tensor, name: str) -> dict[str, Any]:
-        found = connect(problems.train, a, b, schedule, generator=paths.generator("controls", name, number))
-        return _row("autoneb", paths.polyline_profile(problems, found.pivots, gap_points))
-
     copy = permuted(problems.train, theta[None], [paths.generator("controls", "permuted", number)])[0]
     yield "permuted", _row("segment", paths.segment_profile(problems, theta, copy))
     matching = weight_matching.match(problems.train, theta, copy, paths.generator("controls", "matching", number))
     recovered = float((matching.theta == theta).double().mean())
     matched = paths.segment_profile(problems, theta, matching.theta)
     yield "permuted", _row("matched", matched, float(matching.passes), recovered)
-    yield "permuted", band(theta, copy, "permuted")
+    ends["permuted", number] = theta, copy
 
     far = rescaled(problems.train, theta[None], torch.tensor([RESCALING]).to(theta))[0]
     yield "rescaled", _row("segment", paths.segment_profile(problems, theta, far))
     scales = (RESCALING ** torch.linspace(0, 1, ALONG)).to(theta)
     along = rescaled(problems.train, theta.expand(ALONG, -1), scales)
     yield "rescaled", _row("explicit", paths.polyline_profile(problems, along, 1))
-    yield "rescaled", band(theta, far, "rescaled")
+    ends["rescaled", number] = theta, far
 
     dead = _with_a_dead_unit(problems.train, theta)
     way = swapped_through(problems.train, dead, 0, (0, 1), _units(problems.train) - 1)
     yield "dead-unit", _row("segment", paths.segment_profile(problems, dead, way[-1]))
     yield "dead-unit", _row("explicit", paths.polyline_profile(problems, way, gap_points))
-    yield "dead-unit", band(dead, way[-1], "dead-unit")
+    ends["dead-unit", number] = dead, way[-1]
 
 
 def _copy(problems: Problems, depth: int, number: int) -> dict[str, Any]:
@@ -168,15 +178,16 @@ def _xor(units: int, count: int, settings: Mapping[str, Any]) -> Iterator[tuple[
     own = paths.schedule({**settings, "band_batch": None})
     layout = problems.train.layout
     order = torch.tensor([1, 0, *range(2, units)])
+    ends: Ends = {}
     for number, theta in enumerate(minima[:count]):
         parts = layout.split(theta)
         names = list(layout.names)
         swapped = {name: parts[name][order] for name in names[:2]} | {names[2]: parts[names[2]][:, order]}
         copy = torch.cat([{**parts, **swapped}[name].flatten() for name in names])
         yield number, _row("segment", paths.segment_profile(problems, theta, copy))
-        generator = paths.generator("controls", "xor", units, number)
-        found = connect(problems.train, theta, copy, own, generator=generator)
-        yield number, _row("autoneb", paths.polyline_profile(problems, found.pivots, settings["gap_points"]))
+        ends[number,] = theta, copy
+    for (number,), found in _bands(problems, ends, own, settings["gap_points"], "controls", "xor", units):
+        yield number, found
 
 
 def _xor_spare(count: int, settings: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -8,7 +8,6 @@ that the tree has already (the concatenation of its local paths, with all their 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from lossatlas import barriers
 from lossatlas.data import DataSet
-from lossatlas.elastic_band import auto_neb, minimum_tree, star, start_path, suggest
+from lossatlas.elastic_band import Start, auto_nebs, minimum_tree, star, start_path, suggest
 from lossatlas.elastic_band.auto_neb import Store
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import paths, plan
@@ -92,7 +91,7 @@ def measure(
     """(rows, pivots by the bands' names) of one part of a round.
 
     former: rows of the rounds before; former_paths: their pivots by the bands' names. With a store a job that was cut
-    short goes on at the last cycle of its band, bit for bit.
+    short goes on at the last cycle of its bands, bit for bit.
     """
     problems = baselines.problems(baseline, data_set, device)
     minima = torch.as_tensor(training["final"]).to(device)
@@ -104,27 +103,32 @@ def measure(
     schedule = paths.schedule(settings)
     journal = Journal(store)
 
-    def run(band: Band) -> tuple[dict[str, Any], Tensor]:
+    def start(band: Band) -> Start:
         path = _start(band, groups[band.group], former, former_paths)
-        generator = paths.generator("tree", *baseline.hidden, band.name)
         cycles = schedule
         if band.start == "concatenated":
             cycles = paths.without_insertion(schedule)
             budget = paths.cost_limit(schedule, problems.train.rows)
             cycles = paths.fitted(cycles, problems.train.rows, budget, len(path))
-        found = auto_neb(problems.train, path, cycles, generator=generator, store=journal)
-        profile = paths.polyline_profile(problems, found.pivots, settings["gap_points"])
-        about = {"group": band.group, "minima": tree["minima"], "i": band.i, "j": band.j, "round": round_number}
-        about |= {"order": band.order, "start": band.start, "start_saddle": found.history[0].saddle}
-        columns = paths.band_columns(found, profile, groups[band.group][band.j])
-        return {**about, **columns, **barriers.summary(profile)}, found.pivots
+        return Start(path, cycles, paths.generator("tree", *baseline.hidden, band.name))
+
+    def run() -> list[tuple[dict[str, Any], Tensor]]:
+        results = []
+        found = auto_nebs(problems.train, [start(band) for band in mine], store=journal)
+        for band, connection in zip(mine, found, strict=True):
+            profile = paths.polyline_profile(problems, connection.pivots, settings["gap_points"])
+            about = {"group": band.group, "minima": tree["minima"], "i": band.i, "j": band.j, "round": round_number}
+            about |= {"order": band.order, "start": band.start, "start_saddle": connection.history[0].saddle}
+            columns = paths.band_columns(connection, profile, groups[band.group][band.j])
+            results.append(({**about, **columns, **barriers.summary(profile)}, connection.pivots))
+        return results
 
     rows, pivots = [], {}
-    for number, band in enumerate(mine):
-        row, pivots[band.name] = journal.part(band.name, partial(run, band))
+    for band, (row, path) in zip(mine, journal.part("bands", run), strict=True):
         rows.append(row)
-        if progress:
-            progress(number + 1, len(mine))
+        pivots[band.name] = path
+    if progress:
+        progress(len(mine), len(mine))
     return rows, pivots
 
 

@@ -1,4 +1,4 @@
-"""Where a job of many bands finds its place again after a kill: at the last cycle of the band that it was busy with."""
+"""Where a job of many bands finds its place again after a kill: at the last cycle of the bands under way."""
 
 import time
 from collections.abc import Callable
@@ -10,9 +10,9 @@ SAVE_SECONDS = 1.0  # between two saves: what took less is as soon done again
 
 
 class Journal:
-    """The parts of a job that are finished, by name, and the state of the band that the next part is busy with.
+    """The parts of a job that are finished, by name, and the state of the bands that the next part is busy with.
 
-    It is itself the store of that band. Without a store nothing outlives the process. A part has one band at most,
+    It is itself the store of those bands. Without a store nothing outlives the process. A part runs bands once at most,
     and its result is a tree that a `Checkpoint` can hold.
     """
 
@@ -20,7 +20,7 @@ class Journal:
         self._store, self._saved_at = store, time.monotonic()
         saved = store.load() if store else None
         self.finished: dict[str, Any] = saved["finished"] if saved else {}
-        self.band: Any | None = saved["band"] if saved else None
+        self.bands: Any | None = saved["bands"] if saved else None
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result of a part: what was kept of it, or what `compute()` returns."""
@@ -30,12 +30,12 @@ class Journal:
         return self.finished[name]
 
     def load(self) -> Any | None:
-        """The state of the band under way."""
-        return self.band
+        """The state of the bands under way."""
+        return self.bands
 
     def save(self, state: Any | None) -> None:
-        """Keep the state of the band under way, and all finished parts."""
-        self.band = state
+        """Keep the state of the bands under way, and all finished parts."""
+        self.bands = state
         if self._store and time.monotonic() - self._saved_at > SAVE_SECONDS:
-            self._store.save({"finished": self.finished, "band": state})
+            self._store.save({"finished": self.finished, "bands": state})
             self._saved_at = time.monotonic()

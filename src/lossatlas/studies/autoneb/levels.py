@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossatlas import barriers, ensemble, weight_matching
 from lossatlas.data import DataSet
-from lossatlas.elastic_band import connect, points
+from lossatlas.elastic_band import Start, auto_nebs, line, points
 from lossatlas.elastic_band.auto_neb import Store
 from lossatlas.problems.network import NetworkProblem
 from lossatlas.studies import baselines
@@ -64,7 +64,7 @@ def measure(
 ) -> Found:
     """The rows of a network: one for each disjoint pair of its minima and each arm.
 
-    With a store a job that was cut short goes on at the last cycle of its band, bit for bit.
+    With a store a job that was cut short goes on at the last cycle of its bands, bit for bit.
     """
     journal = Journal(store)
     problems = baselines.problems(baseline, data_set, device)
@@ -74,18 +74,21 @@ def measure(
     stopped = None
     if settings["matched_loss"]:
         stopped = journal.part("stopped", lambda: _stopped(baseline, problems.train, initial, settings)).to(device)
-    for number, (i, j) in enumerate(pairs):
-        about = _pair_columns(baseline, problems, number, initial[[i, j]], final[[i, j]])
-        for prefix, minima in (("", final), ("stopped-", stopped)):
-            if minima is None or not minima[[i, j]].isfinite().all():
-                continue
-            arms = partial(_arms, baseline, problems, minima[[i, j]], number, prefix, settings, journal)
-            for arm, columns, shape in journal.part(f"{prefix}{number}", arms):
-                rows.append({**about, "arm": prefix + arm, **columns})
-                if number == 0:
-                    arrays |= {f"{prefix}{arm}_{name}": values for name, values in shape.items()}
+    abouts = [
+        _pair_columns(baseline, problems, n, initial[list(pair)], final[list(pair)]) for n, pair in enumerate(pairs)
+    ]
+    for done, (prefix, minima) in enumerate((("", final), ("stopped-", stopped))):
+        if minima is None:
+            continue
+        ends = {n: minima[list(pair)] for n, pair in enumerate(pairs) if minima[list(pair)].isfinite().all()}
+        arms = partial(_arms, baseline, problems, ends, prefix, settings, journal)
+        for number, arm, columns, shape in journal.part(f"{prefix}bands", arms):
+            rows.append({**abouts[number], "arm": prefix + arm, **columns})
+            if number == 0:
+                arrays |= {f"{prefix}{arm}_{name}": values for name, values in shape.items()}
         if progress:
-            progress(number + 1, len(pairs))
+            progress(done + 1, 2)
+    rows.sort(key=lambda row: row["pair"])
     _add_crossings(rows, training["losses"], pairs)
     return Found(rows, arrays)
 
@@ -93,34 +96,38 @@ def measure(
 def _arms(
     baseline: Baseline,
     problems: Problems,
-    ends: Tensor,
-    number: int,
+    ends: Mapping[int, Tensor],
     prefix: str,
     settings: Mapping[str, Any],
     journal: Journal,
-) -> list[tuple[str, dict[str, Any], dict[str, Tensor]]]:
-    """(arm, columns of its row, arc lengths and losses of its profile) of each arm between two ends (2, P)."""
-    a, b = ends
-    axes = (baseline.data, baseline.architecture, *baseline.hidden, number)
+) -> list[tuple[int, str, dict[str, Any], dict[str, Tensor]]]:
+    """(pair, arm, columns of its row, arc and losses of its profile) of each arm between the ends {pair: (2, P)}."""
+    axes = (baseline.data, baseline.architecture, *baseline.hidden)
     without = dict.fromkeys(
         ("ensemble_error", "ends_ensemble_error", "disagreement", "signs_shared", "signs_own"), float("nan")
     )
-    matched = weight_matching.match(problems.train, a, b, paths.generator("matching", *axes)).theta
+    schedule = paths.schedule(settings)
+    starts = [
+        Start(line(problems.train, *own), schedule, paths.generator("levels", prefix, *axes, number))
+        for number, own in ends.items()
+    ]
+    bands = auto_nebs(problems.train, starts, store=journal)
     found = []
 
-    def add(arm: str, profile: barriers.Profile, extra: Mapping[str, Any]) -> None:
+    def add(number: int, arm: str, profile: barriers.Profile, extra: Mapping[str, Any]) -> None:
         columns = {"half": paths.half_barrier(profile), **extra, **barriers.summary(profile)}
-        found.append((arm, columns, {"arc": profile.arc, "loss": profile.values["train_loss"]}))
+        found.append((number, arm, columns, {"arc": profile.arc, "loss": profile.values["train_loss"]}))
 
-    for arm, end in (("segment", b), ("matched", matched)):
-        profile = paths.segment_profile(problems, a, end, 6 * settings["gap_points"])
-        add(arm, profile, {**without, **paths.no_band()})
-    generator = paths.generator("levels", prefix, *axes)
-    band = connect(problems.train, a, b, paths.schedule(settings), generator=generator, store=journal)
-    profile = paths.polyline_profile(problems, band.pivots, settings["gap_points"])
-    extra = _ensembles(problems.test, band.pivots)
-    extra |= _signs(problems.train, band.pivots, settings["band_batch"], paths.generator("signs", prefix, *axes))
-    add("autoneb", profile, {**extra, **paths.band_columns(band, profile, b)})
+    for (number, (a, b)), band in zip(ends.items(), bands, strict=True):
+        matched = weight_matching.match(problems.train, a, b, paths.generator("matching", *axes, number)).theta
+        for arm, end in (("segment", b), ("matched", matched)):
+            profile = paths.segment_profile(problems, a, end, 6 * settings["gap_points"])
+            add(number, arm, profile, {**without, **paths.no_band()})
+        profile = paths.polyline_profile(problems, band.pivots, settings["gap_points"])
+        extra = _ensembles(problems.test, band.pivots)
+        signs = paths.generator("signs", prefix, *axes, number)
+        extra |= _signs(problems.train, band.pivots, settings["band_batch"], signs)
+        add(number, "autoneb", profile, {**extra, **paths.band_columns(band, profile, b)})
     return found
 
 
