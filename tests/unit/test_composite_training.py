@@ -56,11 +56,13 @@ def test_any_place_gives_the_same_losses_and_the_same_weighted_gradient(kind, at
     problem, theta = PROBLEMS[kind]()
     found = measure(problem, theta, at)
     weights = torch.rand(found.losses.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    there = found.at_parameters()
     direction = found.pull_back(weights)
     for i, member in enumerate(theta):
         losses, jacobian = slow_jacobian(problem, member)
         assert (found.losses[i] - losses).abs().max() < 1e-12
         assert (direction[i] - weights[i] @ jacobian).abs().max() < 1e-12
+        assert (there[i] - jacobian @ jacobian.mT).abs().max() < 1e-12
         if at == "parameters":
             assert (found.gramian[i] - jacobian @ jacobian.mT).abs().max() < 1e-12
             assert (found.norms[i] - jacobian.norm(dim=-1)).abs().max() < 1e-12

@@ -46,9 +46,24 @@ def test_reconstruction_goals_are_zero_at_the_image_and_nowhere_below(name):
     assert goal(x, x).abs().max() < 1e-12
     assert (goal(images(1), x) > 0.01).all()
     shared = goal(images(1), x[:1])  # a minibatch that the members share
-    assert shared[0] == goal(images(1), x)[0]
+    assert shared[0].item() == pytest.approx(goal(images(1), x)[0].item(), abs=1e-12)
     leaf = x.clone().requires_grad_()  # the gradient at the goal exists and is zero
     assert torch.autograd.grad(goal(leaf, x).sum(), leaf)[0].abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6), (1, 5, 7), (1, 18, 17), (1, 17, 18)])  # even and odd; small and large
+@pytest.mark.parametrize("name", goals.RECONSTRUCTION)
+def test_slopes_of_reconstruction_goals_are_differences_of_their_values(name, shape):
+    x_hat, x = images(1, k=2, b=1, shape=shape).requires_grad_(), images(0, k=1, b=1, shape=shape)
+    assert torch.autograd.gradcheck(lambda point: goals.RECONSTRUCTION[name](point, x), x_hat, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", [*goals.LATENT, goals.SLICED])
+def test_slopes_of_latent_goals_are_differences_of_their_values(name):
+    generator = torch.Generator().manual_seed(4)
+    z = (2 * torch.randn(2, 9, 3, generator=generator, dtype=torch.float64) + 1).requires_grad_()
+    directions = goals.unit_directions(4, 3, generator).double()
+    assert torch.autograd.gradcheck(lambda point: goals.latent(name, point, directions), z)
 
 
 def test_fourier_magnitudes_do_not_see_a_shift_and_image_gradients_no_constant():

@@ -5,103 +5,193 @@ each gives a loss (k,) that is zero at its goal. Only the reconstruction goals s
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lossatlas.composite.known_slopes import Slope, with_slope
 from lossatlas.errors import LossAtlasError
 
 SSIM_CONSTANTS = (0.01**2, 0.03**2)  # (K L)^2 of Wang et al. 2004 for pixels in [0, 1]
-SMALL_IMAGE = 256  # pixels up to which all windows in one product are faster than two products
-TINY = 1e-6  # of Charbonnier's root, and under the determinant of a singular covariance
+WINDOW = 5  # pixels a side of SSIM's window
+SMALL_IMAGE = 256  # pixels up to which one matrix for the whole image is faster than one for each axis, or an FFT
+EPS = 1e-3  # of Charbonnier's root
+TINY = 1e-6  # of the modulus of a spectrum, and under the determinant of a singular covariance
 
 
 # --- reconstruction ---------------------------------------------------------------------------------------------------
 
 
-def squared(x_hat: Tensor, x: Tensor) -> Tensor:
+@with_slope
+def squared(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Slope]:
     """Mean squared error, (k,)."""
-    return (x_hat - x).square().flatten(1).mean(1)
+    error = x_hat - x
+    return error.square().flatten(1).mean(1), lambda: 2 / error[0].numel() * error
 
 
-def absolute(x_hat: Tensor, x: Tensor) -> Tensor:
+@with_slope
+def absolute(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Slope]:
     """Mean of Charbonnier's root √(e² + ε²) − ε, an absolute error with a gradient at zero, (k,)."""
     return _absolute(x_hat - x)
 
 
-def dissimilarity(x_hat: Tensor, x: Tensor, window: int = 5) -> Tensor:
+@with_slope
+def dissimilarity(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Slope]:
     """1 − SSIM (Wang et al. 2004, eq. 13), a uniform window wholly inside the image, mean over it and channels, (k,).
 
     Raises `LossAtlasError` for an image smaller than the window.
     """
-    if min(x_hat.shape[-2:]) < window:
-        raise LossAtlasError(f"images of {tuple(x_hat.shape[-2:])} pixels are smaller than SSIM's window of {window}")
-    m_a, m_aa, m_ab = _window_means(torch.stack([x_hat, x_hat * x_hat, x_hat * x]), window)
-    m_b, m_bb = _window_means(torch.stack([x, x * x]), window)
+    if min(x_hat.shape[-2:]) < WINDOW:
+        raise LossAtlasError(f"images of {tuple(x_hat.shape[-2:])} pixels are smaller than SSIM's window of {WINDOW}")
+    m_a, m_aa, m_ab = (_window_means(maps) for maps in (x_hat, x_hat * x_hat, x_hat * x))
+    m_b, m_bb = _window_means(x), _window_means(x * x)
     c1, c2 = SSIM_CONSTANTS
-    means, cross = m_a * m_b, m_ab - m_a * m_b
-    squares = m_a.square() + m_b.square()
-    similarity = (2 * means + c1) * (2 * cross + c2) / ((squares + c1) * (m_aa + m_bb - squares + c2))
-    return 1 - similarity.flatten(1).mean(1)
+    means, squares = m_a * m_b, m_a.square() + m_b.square()
+    mean_part, cross_part = 2 * means + c1, 2 * (m_ab - means) + c2
+    mean_norm, spread_norm = squares + c1, m_aa + m_bb - squares + c2
+    norm = mean_norm * spread_norm
+    similarity = mean_part * cross_part / norm
+
+    def slope() -> Tensor:
+        of_m_ab, of_m_aa = 2 * mean_part / norm, -similarity / spread_norm
+        of_m_a = 2 * (m_b * (cross_part - mean_part) / norm + m_a * (-of_m_aa - similarity / mean_norm))
+        back = (_window_adjoint(of, x_hat.shape[-2:]) for of in (of_m_a, of_m_aa, of_m_ab))
+        plain, twice, once = back
+        total = torch.addcmul(plain, x_hat, twice, value=2).addcmul_(x, once)
+        return total.mul_(-1 / similarity[0].numel())
+
+    return 1 - similarity.flatten(1).mean(1), slope
 
 
-def image_gradient(x_hat: Tensor, x: Tensor) -> Tensor:
+@with_slope
+def image_gradient(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Slope]:
     """Mean absolute difference of the finite differences along rows and along columns, (k,)."""
     error = x_hat - x
-    return (_absolute(error.diff(dim=-1)) + _absolute(error.diff(dim=-2))) / 2
+    along_rows, row_slope = _absolute(error.diff(dim=-1))
+    along_columns, column_slope = _absolute(error.diff(dim=-2))
+
+    def slope() -> Tensor:
+        total = torch.zeros_like(error)
+        step = row_slope()
+        total[..., 1:] += step
+        total[..., :-1] -= step
+        step = column_slope()
+        total[..., 1:, :] += step
+        total[..., :-1, :] -= step
+        return total.div_(2)
+
+    return (along_rows + along_columns) / 2, slope
 
 
-def fourier(x_hat: Tensor, x: Tensor) -> Tensor:
+@with_slope
+def fourier(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Slope]:
     """Mean absolute difference of the magnitudes of the orthonormal 2-D Fourier transforms, (k,).
 
     Blind to phases: zero for images that differ by a circular shift, so the minimum of this goal alone is not x.
     """
-    magnitudes = [_modulus(torch.fft.rfft2(image, norm="ortho")) for image in (x_hat, x)]
-    return _absolute(magnitudes[0] - magnitudes[1])
+    spectrum = _spectrum(x_hat)
+    modulus = _modulus(spectrum)
+    value, rise = _absolute(modulus - _modulus(_spectrum(x)))
+    return value, lambda: _spectrum_adjoint(spectrum * (rise() / modulus)[..., None, :], x_hat.shape[-2:])
 
 
-def _absolute(error: Tensor) -> Tensor:
-    eps = 1e-3
-    return ((error.square() + eps**2).sqrt() - eps).flatten(1).mean(1)
+def _absolute(error: Tensor) -> tuple[Tensor, Slope]:
+    root = error.square().add_(EPS**2).sqrt_()
+    return (root - EPS).flatten(1).mean(1), lambda: (error / root).div_(error[0].numel())
+
+
+def _spectrum(x: Tensor) -> Tensor:
+    """Real and imaginary parts (..., 2, f) of the orthonormal half spectrum of x (..., H, W)."""
+    if x.shape[-2] * x.shape[-1] <= SMALL_IMAGE:
+        return (x.flatten(-2) @ _spectrum_matrix(*x.shape[-2:], x.dtype, x.device)).unflatten(-1, (2, -1))
+    spectrum = torch.fft.rfft2(x, norm="ortho").flatten(-2)
+    return torch.stack([spectrum.real, spectrum.imag], -2)
+
+
+def _spectrum_adjoint(parts: Tensor, shape: torch.Size) -> Tensor:
+    """The transpose of `_spectrum`, (..., 2, f) -> (..., H, W)."""
+    if shape.numel() <= SMALL_IMAGE:
+        return (parts.flatten(-2) @ _spectrum_matrix(*shape, parts.dtype, parts.device).mT).unflatten(-1, shape)
+    spectrum = torch.complex(*parts.unbind(-2)).unflatten(-1, (shape[0], -1))
+    spectrum[..., 1 : (shape[1] + 1) // 2] /= 2  # the inverse takes these frequencies twice
+    return torch.fft.irfft2(spectrum, s=shape, norm="ortho")
+
+
+@lru_cache(maxsize=8)
+def _spectrum_matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    pixels = torch.eye(rows * columns, dtype=dtype, device=device).unflatten(-1, (rows, columns))
+    spectrum = torch.fft.rfft2(pixels, norm="ortho").flatten(-2)
+    return torch.cat([spectrum.real, spectrum.imag], -1)
 
 
 def _modulus(spectrum: Tensor) -> Tensor:
-    return (spectrum.real.square() + spectrum.imag.square() + TINY**2).sqrt()  # has a gradient at zero
+    return spectrum.square().sum(-2).add_(TINY**2).sqrt_()  # has a gradient at zero
 
 
-def _window_means(maps: Tensor, window: int) -> Tensor:
-    """Means over all windows (..., H, W) -> (..., H', W'): one matrix for small images, else one for each axis."""
+def _window_means(maps: Tensor) -> Tensor:
+    """Means over all windows (..., H, W) -> (..., H', W')."""
+    rows, columns, both = _window_matrices(*maps.shape[-2:], maps.dtype, maps.device)
+    if both is not None:
+        return (maps.flatten(-2) @ both.mT).unflatten(-1, (len(rows), len(columns)))
+    return rows @ (maps @ columns.mT)
+
+
+def _window_adjoint(means: Tensor, shape: torch.Size) -> Tensor:
+    """The transpose of `_window_means`, (..., H', W') -> (..., H, W)."""
+    rows, columns, both = _window_matrices(*shape, means.dtype, means.device)
+    if both is not None:
+        return (means.flatten(-2) @ both).unflatten(-1, shape)
+    return rows.mT @ (means @ columns)
+
+
+@lru_cache(maxsize=8)
+def _window_matrices(rows: int, columns: int, dtype, device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The means along rows and columns, and for small images both in one matrix (H' W', H W)."""
 
     def band(side: int) -> Tensor:
-        offsets = torch.arange(side, device=maps.device) - torch.arange(side - window + 1, device=maps.device)[:, None]
-        return ((offsets >= 0) & (offsets < window)).to(maps.dtype) / window
+        offsets = torch.arange(side, device=device) - torch.arange(side - WINDOW + 1, device=device)[:, None]
+        return ((offsets >= 0) & (offsets < WINDOW)).to(dtype) / WINDOW
 
-    rows, columns = band(maps.shape[-2]), band(maps.shape[-1])
-    if maps.shape[-2] * maps.shape[-1] <= SMALL_IMAGE:
-        means = maps.flatten(-2) @ torch.kron(rows, columns).mT
-        return means.unflatten(-1, (len(rows), len(columns)))
-    return rows @ (maps @ columns.mT)
+    bands = band(rows), band(columns)
+    return *bands, torch.kron(*bands) if rows * columns <= SMALL_IMAGE else None
 
 
 # --- batch statistics of the codes ------------------------------------------------------------------------------------
 
 
-def mean_square(z: Tensor) -> Tensor:
+@with_slope
+def mean_square(z: Tensor) -> tuple[Tensor, Slope]:
     """Mean over dimensions of the squared batch mean, (k,); 1/b in expectation under N(0, I)."""
-    return z.mean(1).square().mean(-1)
+    mean = z.mean(1)
+    return mean.square().mean(-1), lambda: (2 / z[0].numel() * mean)[:, None].expand_as(z)
 
 
-def covariance_gap(z: Tensor) -> Tensor:
+@with_slope
+def covariance_gap(z: Tensor) -> tuple[Tensor, Slope]:
     """‖Ĉ − I‖²_F / d², Ĉ the batch covariance (divided by b), (k,)."""
-    return (covariance(z) - torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)).square().mean((-2, -1))
+    b, d = z.shape[1:]
+    centred = z - z.mean(1, keepdim=True)
+    gap = centred.mT @ centred / b - torch.eye(d, dtype=z.dtype, device=z.device)
+    return gap.square().mean((-2, -1)), lambda: centred @ (4 / (b * d * d) * gap)
 
 
-def kurtosis_gap(z: Tensor) -> Tensor:
+@with_slope
+def kurtosis_gap(z: Tensor) -> tuple[Tensor, Slope]:
     """Mean over dimensions of the squared excess kurtosis of the batch, (k,)."""
     centred = z - z.mean(1, keepdim=True)
-    variance = centred.square().mean(1)
-    return (centred.pow(4).mean(1) / (variance.square() + TINY) - 3).square().mean(-1)
+    square = centred.square()
+    variance, fourth = square.mean(1, keepdim=True), square.square().mean(1, keepdim=True)
+    norm = variance.square() + TINY
+    excess = fourth / norm - 3
+
+    def slope() -> Tensor:
+        cube = square * centred
+        rise = cube - cube.mean(1, keepdim=True) - fourth * variance / norm * centred
+        return rise * (8 / z[0].numel() * excess / norm)
+
+    return excess.square().mean((1, 2)), slope
 
 
 def sliced_distance(z: Tensor, directions: Tensor) -> Tensor:
@@ -110,11 +200,23 @@ def sliced_distance(z: Tensor, directions: Tensor) -> Tensor:
     In one dimension the optimal coupling is the sorted one: the sorted projections against the normal quantiles at
     (i − ½)/b.
     """
-    b = z.shape[1]
-    levels = (torch.arange(b, dtype=torch.float64, device=z.device) + 0.5) / b
-    quantiles = torch.special.ndtri(levels).to(z.dtype)
-    projected = (z @ directions.to(z).mT).sort(dim=1).values
-    return (projected - quantiles[:, None]).square().mean((1, 2))
+    return _sliced_distance(z, directions.to(z))
+
+
+@with_slope
+def _sliced_distance(z: Tensor, directions: Tensor) -> tuple[Tensor, Slope]:
+    projected, order = (directions @ z.mT).sort(dim=-1)
+    error = projected - _normal_quantiles(z.shape[1], z.dtype, z.device)
+    return error.square().mean(
+        (1, 2)
+    ), lambda: torch.empty_like(error).scatter_(-1, order, error).mT @ (2 / error[0].numel() * directions)
+
+
+@lru_cache(maxsize=8)
+def _normal_quantiles(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The normal quantiles (count,) at (i − ½)/count."""
+    levels = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) / count
+    return torch.special.ndtri(levels).to(dtype)
 
 
 def gaussian_divergence(z: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lossatlas.composite import weightings
 from lossatlas.composite.weightings import matched_noise, noise_variance
 from lossatlas.errors import LossAtlasError
 from lossatlas.stepper import Stepper
@@ -59,13 +60,16 @@ class Composition:
 
 
 class Measured(NamedTuple):
-    """Losses (k, n), Gramian (k, n, n) and norms (k, n) of their gradients, and how to go back to the parameters."""
+    """Losses (k, n), Gramian (k, n, n) and norms (k, n) of their gradients, and how to go back to the parameters.
+
+    `at_parameters` is to be called before `pull_back`, which ends the way back through the network.
+    """
 
     losses: Tensor
     norms: Tensor
     gramian: Tensor
     pull_back: Callable[[Tensor], Tensor]  # weights (k, n) -> direction (k, P)
-    jacobian: Tensor | None = None  # (n, k, P), where gradients are measured at the parameters
+    at_parameters: Callable[[], Tensor]  # the Gramian (k, n, n) of the gradients there
 
 
 def measure(problem, theta: Tensor, at: str = "outputs") -> Measured:
@@ -98,13 +102,15 @@ def _at_outputs(theta: Tensor, outputs, slopes, values: Tensor, by_item: bool) -
     k, n = values.shape
     gramian = values.new_zeros(k, n, n)
     item_squares = values.new_zeros(k, n, outputs[0].shape[1]) if by_item else None
-    for j in range(len(outputs)):
-        present = [i for i in range(n) if slopes[i][j] is not None]
+    reached = [[i for i in range(n) if slopes[i][j] is not None] for j in range(len(outputs))]
+    blocks = []  # of each output the slopes (k, n', ...) of those that reach it
+    for j, present in enumerate(reached):
         if not present:
+            blocks.append(None)
             continue
         rows = torch.stack([slopes[i][j].flatten(1) for i in present], 1)
-        block = rows @ rows.mT
-        gramian[:, torch.tensor(present)[:, None], torch.tensor(present)] += block
+        blocks.append(rows)
+        gramian[:, torch.tensor(present)[:, None], torch.tensor(present)] += rows @ rows.mT
         if by_item:
             item_squares[:, present] += rows.unflatten(-1, (outputs[j].shape[1], -1)).square().sum(-1)
     norms = gramian.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
@@ -112,19 +118,28 @@ def _at_outputs(theta: Tensor, outputs, slopes, values: Tensor, by_item: bool) -
         norms = item_squares.sqrt().mean(-1)
 
     def pull_back(weights: Tensor) -> Tensor:
-        mixed = []
-        for j, output in enumerate(outputs):
-            total = torch.zeros_like(output)
-            for i in range(n):
-                if slopes[i][j] is not None:
-                    total = torch.addcmul(total, slopes[i][j], weights[:, i].view(-1, *[1] * (output.dim() - 1)))
-            mixed.append(total)
+        mixed = [
+            torch.zeros_like(output) if rows is None else (weights[:, None, present] @ rows).view_as(output)
+            for output, rows, present in zip(outputs, blocks, reached, strict=True)
+        ]
         return torch.autograd.grad(outputs, theta, mixed)[0]
 
-    return Measured(values, norms, gramian, pull_back)
+    return Measured(values, norms, gramian, pull_back, lambda: weightings.gramian(_jacobian(theta, outputs, slopes)))
 
 
 def _at_parameters(theta: Tensor, outputs, slopes, values: Tensor) -> Measured:
+    jacobian = _jacobian(theta, outputs, slopes)
+    gramian = weightings.gramian(jacobian)
+    norms = gramian.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+
+    def pull_back(weights: Tensor) -> Tensor:
+        return (weights[:, None] @ jacobian)[:, 0]
+
+    return Measured(values, norms, gramian, pull_back, lambda: gramian)
+
+
+def _jacobian(theta: Tensor, outputs, slopes) -> Tensor:
+    """The gradients (k, n, P) of all losses at the parameters theta (k, P)."""
     rows = []
     for slope in slopes:
         reached = [j for j, s in enumerate(slope) if s is not None]
@@ -134,15 +149,7 @@ def _at_parameters(theta: Tensor, outputs, slopes, values: Tensor) -> Measured:
         rows.append(
             torch.autograd.grad([outputs[j] for j in reached], theta, [slope[j] for j in reached], retain_graph=True)[0]
         )
-    jacobian = torch.stack(rows)
-    members = jacobian.transpose(0, 1)
-    gramian = members @ members.mT
-    norms = gramian.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-
-    def pull_back(weights: Tensor) -> Tensor:
-        return torch.einsum("kn,nkp->kp", weights, jacobian)
-
-    return Measured(values, norms, gramian, pull_back, jacobian)
+    return torch.stack(rows, 1)
 
 
 def train(
@@ -177,12 +184,12 @@ def train(
     for step, (epoch, part) in enumerate(_minibatches(problem, recipe, orders)):
         found = measure(part, theta, at)
         weights = weighting(Seen(found.losses, found.norms, found.gramian, epoch)).to(theta)
+        if step % look_every == 0 or step == recipe.steps - 1:
+            looked.append(step)
+            gramians.append(found.at_parameters())
         direction = found.pull_back(weights)
         if noise is not None:
             direction = matched_noise(direction, noise_variance(found.gramian, theta.shape[-1]), noise)
-        if step % look_every == 0 or step == recipe.steps - 1:
-            looked.append(step)
-            gramians.append(found.gramian if at == "parameters" else measure(part, theta, "parameters").gramian)
         with torch.no_grad():
             moved = torch.addcmul(theta, optimizer.step(direction), (rate * recipe.rate_factor(step))[:, None])
             finite = (found.losses.sum(-1) + moved.sum(-1)).isfinite()

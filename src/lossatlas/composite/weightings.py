@@ -228,21 +228,19 @@ def cagrad(gramian: Tensor, c: float = 0.5) -> Tensor:
 
 def pcgrad(gramian: Tensor, generator: torch.Generator) -> Tensor:
     """PCGrad (Yu et al. 2020): each gradient projected off those it conflicts with, in random order, then summed."""
-    work = gramian.reshape(-1, *gramian.shape[-2:]).permute(1, 2, 0)
-    n, batch = len(work), work.shape[-1]
-    total = torch.zeros_like(work[0])
+    work = gramian.reshape(-1, *gramian.shape[-2:])
+    batch, n = work.shape[:2]
     every = torch.arange(batch, device=work.device)
-    for i in range(n):
-        others = torch.tensor([j for j in range(n) if j != i], device=work.device)
-        order = others[torch.rand(n - 1, batch, generator=generator).to(work.device).argsort(0)] if n > 1 else others
-        current = torch.zeros_like(work[0])
-        current[i] = 1
-        for j in order:
-            row = work[j, :, every].T  # (n, B)
-            conflict = (row * current).sum(0).clamp_max(0)
-            current[j, every] -= conflict / work[j, j, every].clamp_min(1e-30)
-        total += current
-    return _like(total.T, gramian)
+    others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)], device=work.device)[..., None]
+    draws = torch.rand(n, n - 1, batch, generator=generator).to(work.device)
+    orders = others.expand(-1, -1, batch).gather(1, draws.argsort(1))
+    squares = work.diagonal(dim1=-2, dim2=-1).clamp_min(1e-30)
+    # the projections of all n gradients side by side, as weights (n, B, n)
+    current = torch.eye(n, dtype=work.dtype, device=work.device)[:, None].repeat(1, batch, 1)
+    for j in orders.unbind(1):
+        conflict = (work[every, j] * current).sum(-1).clamp_max(0)
+        current.scatter_add_(-1, j[..., None], -(conflict / squares[every, j])[..., None])
+    return _like(current.sum(0), gramian)
 
 
 def aligned_mtl(gramian: Tensor) -> Tensor:
