@@ -203,6 +203,28 @@ def test_all_evaluators_agree(network):
     torch.testing.assert_close(evolution.generation(problem, theta, 0.05, 16, 3).losses, loop, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("hidden", [(), (17,), (17, 9)])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("sampling", ["iid", "antithetic"])
+def test_perceptrons_have_the_losses_of_their_perturbed_parameters(hidden, activation, sampling):
+    """Also where each coordinate has a sigma of its own, against every member called by itself."""
+    build = lambda: mlp((12, *hidden, 4), activation)  # noqa: E731
+    x = torch.randn(30, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    problem = NetworkProblem(build().double(), x, torch.arange(30) % 4)
+    theta = initial(build, [0])[0].double()
+    z = evolution.sample(3, 10, problem.dim, sampling, dtype=torch.float64)
+    for sigma in (0.3, torch.linspace(0.01, 0.6, problem.dim, dtype=torch.float64)):
+        members = evolution.points(theta, z, sigma, sampling == "antithetic")
+        one_by_one = torch.stack(
+            [
+                torch.nn.functional.cross_entropy(problem.layout.write(member, problem.module)(x), problem.y)
+                for member in members
+            ]
+        ).detach()
+        found = evolution.generation(problem, theta, sigma, 10, 3, sampling).losses
+        torch.testing.assert_close(found, one_by_one, rtol=1e-12, atol=1e-12)
+
+
 # --- shaping ----------------------------------------------------------------------------------------------------------
 
 

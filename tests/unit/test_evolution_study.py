@@ -143,6 +143,17 @@ def test_the_published_network_has_the_published_size():
     assert sum(p.numel() for p in evostrats.network(channels=7).parameters()) == 4854
 
 
+def test_the_published_networks_maxima_are_torchs():
+    generator = torch.Generator().manual_seed(0)
+    for side in (6, 7):
+        x = torch.randn(2, 3, 4, side, side, generator=generator)
+        expected = torch.nn.functional.max_pool2d(x.flatten(0, 1), 2).unflatten(0, (2, 3))
+        with torch.no_grad():
+            assert torch.equal(evostrats.SquareMaximum()(x), expected)
+        assert torch.equal(evostrats.SquareMaximum()(x.requires_grad_()), expected)
+        assert torch.equal(evostrats.SquareMaximum()(x[0]), expected[0])
+
+
 def test_least_squares_in_the_eigenbasis_is_the_same_problem():
     toy = toys.least_squares(np.random.RandomState(0))
     generator = np.random.RandomState(0)

@@ -7,7 +7,6 @@ from lossatlas.evolution.estimator import (
     SAMPLINGS,
     SHAPINGS,
     Generation,
-    Noise,
     coefficients,
     crossover_sigma,
     curvature_noise,
@@ -20,11 +19,11 @@ from lossatlas.evolution.estimator import (
     normal,
     orthogonal,
     points,
-    population_losses,
     ranks,
     sample,
     shape,
 )
+from lossatlas.evolution.population import Noise, population_losses
 
 __all__ = [
     "BLOCK",

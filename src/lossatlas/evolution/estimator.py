@@ -10,7 +10,6 @@ many members are evaluated at once.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +17,13 @@ from torch import Tensor
 
 from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
+from lossatlas.evolution.population import Noise, population_losses
 
 SAMPLINGS = ("iid", "antithetic", "orthogonal", "auto")
 SHAPINGS = ("none", "ranks")
 BLOCK = 64  # directions that are summed by one product; fixed, since the order of a sum changes its last bits
 KEPT_BYTES = 64 * 2**20  # directions of a generation up to this size stay in memory, larger ones are drawn twice
 PILOT_SHARE = 16  # `auto` mirrors one direction for each so many members before it chooses
-
-Noise = Callable[[int, int], Tensor]  # (first, last) -> the directions (last - first, P) of these members
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
@@ -53,10 +51,11 @@ def from_table(table: Tensor, key: int, dim: int) -> Noise:
     places = len(table) - dim
     if places < 0:
         raise LossAtlasError(f"a noise table of {len(table)} numbers has no slice of {dim}: make it longer")
+    slices = table.as_strided((places + 1, dim), (table.stride(0), table.stride(0)))  # all of them, a view
 
     def rows(first: int, last: int) -> Tensor:
         starts = [_mixed(key, member) % (places + 1) for member in range(first, last)]
-        return torch.stack([table[start : start + dim] for start in starts])
+        return slices.index_select(0, torch.tensor(starts, dtype=torch.int64, device=table.device))
 
     return rows
 
@@ -240,36 +239,6 @@ def directions(n: int, sampling: str) -> int:
             f"a population of {n} cannot be mirrored by {sampling} sampling: take {n - 1} or {n + 1}, or sampling iid"
         )
     return n // 2
-
-
-def population_losses(
-    problem,
-    theta: Tensor,
-    noise: Noise,
-    members: tuple[int, int],
-    sigma: float | Tensor,
-    mirrored: bool,
-    chunk: int | None = None,
-) -> Tensor:
-    """Losses of the points along the directions first ... last - 1, as many at a time as fit the cache."""
-    first, last = members
-    size = ensemble.chunk_size(problem, theta[None], chunk)
-    size = max(1, size // 2) if mirrored else size
-    population = theta.new_empty(size * (1 + mirrored), theta.numel())
-    plus, minus = [], []
-    for start in range(first, last, size):
-        z = noise(start, min(start + size, last))
-        if isinstance(sigma, Tensor):
-            z = z * sigma
-        alpha = 1.0 if isinstance(sigma, Tensor) else sigma
-        count = len(z)
-        torch.add(theta, z, alpha=alpha, out=population[:count])
-        if mirrored:
-            torch.sub(theta, z, alpha=alpha, out=population[count : 2 * count])
-        block = ensemble.loss(problem, population[: count * (1 + mirrored)], chunk=len(population))
-        plus.append(block[:count])
-        minus.append(block[count:])
-    return torch.cat([*plus, *minus])
 
 
 def _kept(noise: Noise, theta: Tensor, m: int) -> Noise:

@@ -8,8 +8,10 @@ beta 50. What is corrected in `evolution`, `guided`, `pepg` and `safe_mutation` 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
 
 BETA = 50.0
@@ -82,16 +84,32 @@ def as_published_sensitivity(problem, theta: Tensor) -> Tensor:
     return torch.stack(rows).cumsum(0).abs().mean(0)
 
 
+class SquareMaximum(nn.Module):
+    """`nn.MaxPool2d(2)` for x (..., C, H, W): where no gradient is wanted maxima of slices, several times faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return F.max_pool2d(x.flatten(0, -4), 2).unflatten(0, x.shape[:-3])
+        x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
+        x = torch.maximum(x[..., 0::2, :], x[..., 1::2, :])
+        return torch.maximum(x[..., 0::2], x[..., 1::2])
+
+
+@ensemble.rule(SquareMaximum)
+def _(layer, params, x, given, record):
+    return layer(x)
+
+
 def network(shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, channels: int = 6) -> nn.Sequential:
     """Its network: twice (5x5 convolution with padding 2, ReLU, 2x2 maximum), then linear; 4012 parameters on MNIST."""
     _, height, width = shape
     return nn.Sequential(
         nn.Conv2d(shape[0], channels, 5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        SquareMaximum(),
         nn.Conv2d(channels, channels, 5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        SquareMaximum(),
         nn.Flatten(),
         nn.Linear(channels * (height // 4) * (width // 4), classes),
     )

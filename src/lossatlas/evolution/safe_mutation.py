@@ -7,12 +7,14 @@ from torch import Tensor
 def sensitivity(problem, theta: Tensor) -> Tensor:
     """Mean over outputs k of |J_k| (P,), J_k the derivative of output k summed over the rows, one output at a time.
 
-    problem: has `logits(theta (1, P)) -> (1, rows, outputs)`.
+    problem: has `logits(theta (k, P)) -> (k, rows, outputs)`. Each output is derived in a copy of its own, so that one
+    backward pass serves all.
     """
-    theta = theta.detach()[None].requires_grad_()
-    outputs = problem.logits(theta)[0].sum(0)
-    rows = [torch.autograd.grad(output, theta, retain_graph=True)[0][0] for output in outputs]
-    return torch.stack(rows).abs().mean(0)
+    outputs = problem.logits(theta.detach()[None]).shape[-1]
+    copies = theta.detach().expand(outputs, -1).contiguous().requires_grad_()
+    own = problem.logits(copies).sum(1).diagonal()
+    (slopes,) = torch.autograd.grad(own.sum(), copies)
+    return slopes.abs().mean(0)
 
 
 def safe_sigma(sigma: float, reaction: Tensor, smallest: float = 0.01, largest: float = 5.0) -> Tensor:

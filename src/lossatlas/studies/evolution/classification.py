@@ -8,6 +8,7 @@ Each arm has the rate that served it best on validation rows, unless only one is
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from lossatlas import data, ensemble, evolution, smoothing
 from lossatlas.errors import LossAtlasError
 from lossatlas.evolution import evostrats, pepg, safe_mutation
+from lossatlas.perceptron import Perceptron
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.seeds import seed
@@ -141,7 +143,9 @@ def _train(
     test = NetworkProblem(problem.module, rows.test_x, rows.test_y)
     theta = initial(lambda: network(settings, rows), [seed("evolution", name, "initial", s)])[0]
     table = noise_table()
-    chunk = ensemble.chunk_size(problem.on(torch.arange(settings["batch_size"])), theta[None])
+    # found once where it takes a forward pass to find it
+    part = problem.on(torch.arange(settings["batch_size"]))
+    chunk = None if Perceptron.of(part) else ensemble.chunk_size(part, theta[None])
     sigma: float | Tensor = evostrats.SIGMA if arm.sigma == "fixed" else torch.full_like(theta, evostrats.SIGMA)
     batches = _minibatches(problem, settings["batch_size"], seed("evolution", name, "order", s))
     for step in range(steps):
@@ -174,7 +178,9 @@ def _train(
             }
 
 
+@cache
 def noise_table() -> Tensor:
+    """The normals that all directions are slices of, made once a job."""
     generator = torch.Generator().manual_seed(seed("evolution", "noise table") % 2**32)
     return torch.randn(TABLE_NUMBERS, generator=generator)
 
@@ -188,16 +194,24 @@ def _minibatches(problem: NetworkProblem, size: int, order: int) -> Iterator[Net
 
 
 def _direction(
-    batch: NetworkProblem, theta: Tensor, sigma: float | Tensor, arm: Arm, key: int, table: Tensor, chunk: int
+    batch: NetworkProblem, theta: Tensor, sigma: float | Tensor, arm: Arm, key: int, table: Tensor, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
     """What the rate multiplies, and the losses (n,): the gradient, or evostrats' direction turned downhill."""
     if arm.sampling == "backprop":
-        loss, gradient = ensemble.gradient(batch, theta[None])
-        return gradient[0], loss
+        loss, gradient = _gradient(batch, theta)
+        return gradient, loss
     found = evolution.generation(
         batch, theta, sigma, arm.population, key, arm.sampling, "ranks", table=table, chunk=chunk
     )
     return evostrats.BETA * sigma * found.gradient, found.losses
+
+
+def _gradient(batch: NetworkProblem, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (1,) and the gradient (P,)."""
+    perceptron = Perceptron.of(batch)
+    written_out = (theta[None], batch.x, batch.y)
+    loss, gradient = perceptron.gradient(*written_out) if perceptron else ensemble.gradient(batch, theta[None])
+    return loss, gradient[0]
 
 
 def _adapted(sigma: Tensor, z: Tensor, losses: Tensor) -> Tensor:
@@ -215,13 +229,13 @@ def _safe(batch: NetworkProblem, theta: Tensor, shuffling: int | None) -> Tensor
 
 
 def _diagnosis(
-    batch: NetworkProblem, theta: Tensor, sigma: float | Tensor, arm: Arm, key: int, table: Tensor, chunk: int
+    batch: NetworkProblem, theta: Tensor, sigma: float | Tensor, arm: Arm, key: int, table: Tensor, chunk: int | None
 ) -> dict[str, Any]:
     """Cosine and length of a fresh estimate against the gradient of the same batch, and what the law expects.
 
     The law is about one sigma for all parameters.
     """
-    loss, gradient = (found[0] for found in ensemble.gradient(batch, theta[None]))
+    loss, gradient = _gradient(batch, theta)
     row = {"loss": float(loss), "cosine": 1.0, "norm_ratio": 1.0, "crossover_sigma": math.nan, "law": 1.0}
     if arm.sampling == "backprop":
         return row

@@ -21,7 +21,7 @@ from lossatlas.studies.evolution.meta import heavy_ball, heavy_ball_initial
 LOW, HIGH = 0.05, 20.0  # learning rates of the surface
 MOMENTUM = 0.9
 SIGMAS = (0.03, 0.1, 0.3)  # of the smoothing, in log lr
-CHUNK = 128  # particles whose parameters and activations fit the cache
+CHUNK = 64  # particles whose parameters and activations fit the cache
 RATES = (0.05, 0.2, 1.0, 3.0)  # at which exact and smoothed derivatives are compared
 SMOOTHING = 0.1
 POINTS, ESTIMATES, PAIRS = 12, 8, 8

@@ -217,8 +217,9 @@ def random_search(here: Landscapes, plan: Steps) -> Seen:
     part = plan.budget // MARKS
     for mark in range(MARKS):
         drawn = [_uniform(here, "search", mark, name, points=part) for name in here.names]
-        x = torch.stack(drawn)[:, None, None].expand(-1, *plan.rates.shape, -1, -1, -1)
-        yield part * (mark + 1), x, here.at(x)[0]
+        x = torch.stack(drawn)[:, None, None]
+        value = here.at(x)[0].expand(-1, *plan.rates.shape, -1, -1)
+        yield part * (mark + 1), x.expand(*value.shape, -1), value
 
 
 FAMILIES: dict[tuple[str, ...], Callable[[Landscapes, Steps], Seen]] = {
