@@ -57,8 +57,7 @@ def dissimilarity(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Slope]:
     def slope() -> Tensor:
         of_m_ab, of_m_aa = 2 * mean_part / norm, -similarity / spread_norm
         of_m_a = 2 * (m_b * (cross_part - mean_part) / norm + m_a * (-of_m_aa - similarity / mean_norm))
-        back = (_window_adjoint(of, x_hat.shape[-2:]) for of in (of_m_a, of_m_aa, of_m_ab))
-        plain, twice, once = back
+        plain, twice, once = (_window_adjoint(of, x_hat.shape[-2:]) for of in (of_m_a, of_m_aa, of_m_ab))
         total = torch.addcmul(plain, x_hat, twice, value=2).addcmul_(x, once)
         return total.mul_(-1 / similarity[0].numel())
 
@@ -207,9 +206,12 @@ def sliced_distance(z: Tensor, directions: Tensor) -> Tensor:
 def _sliced_distance(z: Tensor, directions: Tensor) -> tuple[Tensor, Slope]:
     projected, order = (directions @ z.mT).sort(dim=-1)
     error = projected - _normal_quantiles(z.shape[1], z.dtype, z.device)
-    return error.square().mean(
-        (1, 2)
-    ), lambda: torch.empty_like(error).scatter_(-1, order, error).mT @ (2 / error[0].numel() * directions)
+
+    def slope() -> Tensor:
+        unsorted = torch.empty_like(error).scatter_(-1, order, error)
+        return unsorted.mT @ (2 / error[0].numel() * directions)
+
+    return error.square().mean((1, 2)), slope
 
 
 @lru_cache(maxsize=8)
