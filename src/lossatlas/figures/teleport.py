@@ -123,7 +123,7 @@ def loss(tables: Tables, arrays: Arrays) -> Figure:
             axes[row, column].set_xlabel("gradients (teleport included)" if column else "steps")
         for row in range(2):
             axes[row, 0].set_ylabel("loss  ½‖Y − f(X)‖²")
-            axes[row, 0].legend(frameon=False, fontsize=6, loc="upper right", ncols=2 - row)
+            axes[row, 0].legend(frameon=False, fontsize=6, loc="upper right")
         axes[0, 0].set_ylim(1, 5000)
         axes[1, 0].set_ylim(0.5, 5000)
         return figure
