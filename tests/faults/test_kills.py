@@ -122,8 +122,12 @@ def test_kills_at_random_times_change_nothing(lab, start_snakemake, run_snakemak
 
 def test_a_second_run_is_refused_in_one_sentence_and_the_first_goes_on(lab, start_snakemake, run_snakemake, unkilled):
     first = start_snakemake(lab, **SLOW)
-    walking(lab, first)
+    jobs = scripts(walking(lab, first))
+    for job in jobs:  # held, so that the first run is under way however long the second takes to start
+        os.kill(job, signal.SIGSTOP)
     second = run_snakemake(lab)
+    for job in jobs:
+        os.kill(job, signal.SIGCONT)
     assert second.returncode == 1
     assert f"another run of this project is in progress (pid {first.pid})" in second.stdout
     assert "Traceback" not in second.stdout

@@ -190,9 +190,9 @@ def test_of_a_run_that_did_not_train_only_the_ends_are_told_and_the_others_do_no
     pd.testing.assert_frame_equal(some[trained], every[trained], check_exact=True)
     assert (some["loss_end"] == last).all()
     assert some.loc[~trained, "delta"].isna().all()
-    assert curves["loss"][torch.as_tensor(~trained.to_numpy())].isnan().all()
+    assert curves["loss"][torch.tensor(~trained.to_numpy())].isnan().all()
     torch.testing.assert_close(
-        *(c["loss"][torch.as_tensor(trained.to_numpy())] for c in (curves, all_curves)), rtol=0, atol=0
+        *(c["loss"][torch.tensor(trained.to_numpy())] for c in (curves, all_curves)), rtol=0, atol=0
     )
 
 
