@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lossatlas import symmetry
@@ -170,7 +171,7 @@ class GeneralLinear:
 
 
 def leaky(z: Tensor, leak: float) -> Tensor:
-    return torch.where(z > 0, z, leak * z)
+    return F.leaky_relu(z, leak)
 
 
 def invert(y: Tensor, leak: float) -> Tensor:
