@@ -1,4 +1,4 @@
-"""The loss along the line between two networks, against loss-landscapes 3.0.6 (the peer that PyPI has)."""
+"""The loss along the line between two networks, against loss-landscapes 3.0.6 (the release that pip installs)."""
 
 import copy
 
