@@ -222,6 +222,7 @@ def test_perceptrons_have_the_losses_of_their_perturbed_parameters(hidden, activ
             ]
         ).detach()
         found = evolution.generation(problem, theta, sigma, 10, 3, sampling).losses
+        # float64, summed in another order
         torch.testing.assert_close(found, one_by_one, rtol=1e-12, atol=1e-12)
 
 

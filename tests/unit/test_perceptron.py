@@ -59,6 +59,7 @@ def test_groups_of_members_are_evaluated_as_each_group_is_by_itself(wanted, cach
     losses, gradients = Perceptron.of(problem).gradient(groups, problem.x[rows], problem.y[rows], wanted)
     for group, own, loss, gradient in zip(groups, rows, losses, gradients, strict=True):
         expected, slopes = ensemble.gradient(problem.on(own), group)
+        # float64, summed in another order than autograd's
         torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(gradient, slopes[wanted], rtol=1e-12, atol=1e-12)
 

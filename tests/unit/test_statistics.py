@@ -360,6 +360,7 @@ def test_a_clustered_mean_is_students_of_the_clusters_own_means():
 
 def test_clusters_that_all_agree_have_wilsons_limits_of_n_of_n():
     agreed = statistics.clustered_mean(np.ones(6), [0, 0, 1, 1, 2, 2], (0, 1))
+    # 1 - (1 - low) is low but for a rounding, about 1e-16
     assert astuple(agreed) == pytest.approx(astuple(statistics.wilson(3, 3)), rel=1e-14)
     none = statistics.clustered_mean(np.zeros(3), [0, 1, 2], (0, 1))
     assert astuple(none) == pytest.approx(astuple(statistics.wilson(0, 3)), rel=1e-14)

@@ -1,4 +1,4 @@
-"""The figures' style: seaborn's palette for the colour-blind, and marks that they can tell apart."""
+"""The figures' palette is seaborn's for the colour-blind."""
 
 import pytest
 
