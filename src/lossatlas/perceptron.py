@@ -1,11 +1,12 @@
 """Losses and gradients of an ensemble of multilayer perceptrons, by a backward pass written out.
 
-The same numbers as `lossatlas.ensemble.gradient`, without a graph: activations are kept features first (k, C, n), a
-chunk of members fits the cache, and members whose gradient is not wanted share the forward pass of the others.
+The same numbers as `lossatlas.ensemble.gradient`, without a graph: activations are kept features first (k, C, n) in
+buffers that are made once, a chunk of members fits the cache, and members whose gradient is not wanted share the
+forward pass of the others.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ BACKWARD = {
 
 def _members(part: Tensor, members: slice, groups: int) -> Tensor:
     """Some members of each of the groups that follow one another in part (g k, ...)."""
-    return part.unflatten(0, (groups, -1))[:, members].flatten(0, 1)
+    return part[members] if groups == 1 else part.unflatten(0, (groups, -1))[:, members].flatten(0, 1)
 
 
 class Layer(NamedTuple):
@@ -65,11 +66,13 @@ class Perceptron:
     """Linear layers widths[0] -> ... -> widths[-1], each with a bias; an activation between any two; cross-entropy.
 
     eps: of the BatchNorm before each activation, which uses the statistics of the rows at hand; None: there is none.
+    A loop should keep its perceptron, since the buffers come with it.
     """
 
     widths: tuple[int, ...]
     activations: tuple[type[nn.Module], ...]
     eps: tuple[float | None, ...]
+    buffers: dict[tuple, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, problem) -> "Perceptron | None":
@@ -141,19 +144,24 @@ class Perceptron:
         g, k, n = *theta.shape[:2], x.shape[1]
         layers = self._split(theta.flatten(0, 1))
         weight, bias = layers[0].weight.reshape(g, -1, self.widths[0]), layers[0].bias.reshape(g, -1, 1)
-        y = (torch.addmm(bias[0], weight[0], x[0].mT) if g == 1 else torch.baddbmm(bias, weight, x.mT)).view(
-            g * k, -1, n
-        )
+        y = self._buffer(theta, 1, g, k * self.widths[1], n)
+        if g == 1:
+            torch.addmm(bias[0], weight[0], x[0].mT, out=y[0])
+        else:
+            torch.baddbmm(bias, weight, x.mT, out=y)
+        y = y.view(g * k, -1, n)
         hidden = []
-        for activation, eps, layer, after in zip(self.activations, self.eps, layers, layers[1:], strict=False):
-            hidden.append(_hidden(y, activation, eps, layer))
-            y = torch.baddbmm(after.bias, after.weight, hidden[-1].y)
+        for i, (activation, eps, layer) in enumerate(zip(self.activations, self.eps, layers, strict=False), 1):
+            hidden.append(self._hidden(y, i, activation, eps, layer))
+            out, after = self._buffer(theta, i + 1, g * k, self.widths[i + 1], n), layers[i]
+            y = torch.baddbmm(after.bias, after.weight, hidden[-1].y, out=out)
         y = y.sub_(y.amax(1, keepdim=True)).view(g, k, -1, n)
-        picked = (y * targets[:, None]).sum((2, 3))
+        picked = torch.mul(y, targets[:, None], out=self._buffer(theta, "spare", g, k, self.widths[-1], n)).sum((2, 3))
         total = y.exp_().sum(2, keepdim=True)
-        if into.shape[1]:
-            members = slice(begin, begin + into.shape[1])
-            slope = torch.addcdiv(targets[:, None], y[:, members], total[:, members], value=1 / n).flatten(0, 1)
+        if m := into.shape[1]:
+            members = slice(begin, begin + m)
+            slope = self._slope(theta, len(layers), g * m, n)
+            torch.addcdiv(targets[:, None], y[:, members], total[:, members], value=1 / n, out=slope.view(g, m, -1, n))
             own = [layer.of(members, g) for layer in layers], [layer.of(members, g) for layer in hidden]
             whole = into if into.is_contiguous() else torch.empty_like(into, memory_format=torch.contiguous_format)
             self._backward(slope, *own, x, whole.view(-1, into.shape[2]))
@@ -161,13 +169,38 @@ class Perceptron:
                 into.copy_(whole)
         return picked + total.log_().mean((2, 3))
 
+    def _buffer(self, like: Tensor, name: str | int, *shape: int) -> Tensor:
+        """A tensor of this shape that is overwritten when its name is asked for again."""
+        key = (name, shape, like.dtype, like.device)
+        if key not in self.buffers:
+            self.buffers[key] = like.new_empty(shape)
+        return self.buffers[key]
+
+    def _slope(self, like: Tensor, layer: int, members: int, n: int) -> Tensor:
+        """The buffer (members, C, n) of the gradient of a layer's output; layers share two by turns."""
+        flat = self._buffer(like, f"slope {layer % 2}", members * max(self.widths[1:]) * n)
+        return flat[: members * self.widths[layer] * n].view(members, self.widths[layer], n)
+
+    def _hidden(self, y: Tensor, number: int, activation: type[nn.Module], eps: float | None, layer: Layer) -> Hidden:
+        """A hidden layer from the outputs y (k, out, n) of its linear part, which are overwritten."""
+        if eps is None:
+            return Hidden(FORWARD[activation](y))
+        y = y.sub_(y.mean(-1, keepdim=True))
+        inverse = y.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        standard = y.mul_(inverse)
+        scaled = self._buffer(y, f"normalised {number}", *y.shape)
+        torch.addcmul(layer.shift, standard, layer.scale, out=scaled)
+        return Hidden(FORWARD[activation](scaled), standard, inverse)
+
     def _backward(self, slope: Tensor, layers: list[Layer], hidden: list[Hidden], x: Tensor, into: Tensor) -> None:
         """Gradients of all parameters, from that of the outputs (g m, C, n); x (g, n, features)."""
         to = self._split(into)
         for i in range(len(hidden), 0, -1):
             to[i].bias.copy_(slope.sum(-1, keepdim=True))
             to[i].weight.copy_(slope @ hidden[i - 1].y.mT)
-            slope = BACKWARD[self.activations[i - 1]](layers[i].weight.mT @ slope, hidden[i - 1].y)
+            before = self._slope(slope, i, len(slope), slope.shape[-1])
+            slope = torch.bmm(layers[i].weight.mT, slope, out=before)
+            slope = BACKWARD[self.activations[i - 1]](slope, hidden[i - 1].y)
             if self.eps[i - 1] is not None:
                 slope = _through_norm(slope, layers[i - 1], hidden[i - 1], to[i - 1])
         to[0].bias.copy_(slope.sum(-1, keepdim=True))
@@ -183,16 +216,6 @@ class Perceptron:
             weight, *vectors = (next(parts) for _ in layer)
             layers.append(Layer(weight.view(len(theta), -1, fan_in), *(v.unsqueeze(-1) for v in vectors)))
         return layers
-
-
-def _hidden(y: Tensor, activation: type[nn.Module], eps: float | None, layer: Layer) -> Hidden:
-    """A hidden layer from the outputs y (k, out, n) of its linear part, which are overwritten."""
-    if eps is None:
-        return Hidden(FORWARD[activation](y))
-    y = y.sub_(y.mean(-1, keepdim=True))
-    inverse = y.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    standard = y.mul_(inverse)
-    return Hidden(FORWARD[activation](torch.addcmul(layer.shift, standard, layer.scale)), standard, inverse)
 
 
 def _through_norm(slope: Tensor, layer: Layer, hidden: Hidden, to: Layer) -> Tensor:

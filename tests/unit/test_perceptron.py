@@ -74,6 +74,23 @@ def test_chunks_do_not_change_the_numbers(cache, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_what_was_handed_out_outlives_the_next_call(groups, batch_norm):
+    problem, theta = network(batch_norm=batch_norm)
+    kept = Perceptron.of(problem)
+    theta = torch.stack([theta, theta.flip(0)][:groups])
+    x, y = problem.x.expand(groups, -1, -1), problem.y.expand(groups, -1)
+    losses, gradients = kept.gradient(theta, x, y, slice(1, -1))
+    before = losses.clone(), gradients.clone()
+    kept.gradient(-theta, x, y, slice(1, -1))
+    assert torch.equal(losses, before[0])
+    assert torch.equal(gradients, before[1])
+    again = kept.gradient(theta, x, y, slice(1, -1))
+    assert torch.equal(losses, again[0])
+    assert torch.equal(gradients, again[1])
+
+
 def test_large_outputs_do_not_overflow():
     problem, theta = network()
     losses, gradients = Perceptron.of(problem).gradient(1e3 * theta, problem.x, problem.y)

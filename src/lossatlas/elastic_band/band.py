@@ -302,17 +302,16 @@ def project(
     """
     differences = path.diff(dim=1)
     inner = gradient[:, : path.shape[1] - 2]
-    gram = geometry.gram_matrix(differences)
-    products = geometry.numbers(inner @ differences.mT)
-    a, b = geometry.tangent_coefficients(gram, geometry.numbers(losses), rule)
-    along = a * products.diagonal(0, 1, 2) + b * products.diagonal(1, 1, 2)
+    back, forth = (geometry.inner_products(inner, some) for some in (differences[:, :-1], differences[:, 1:]))
+    a, b = geometry.tangent_coefficients(differences, geometry.numbers(losses), rule)
+    along = a * back + b * forth
     if highest is not None:
         along[:, highest - 1] *= 2
     if spring < math.inf:
-        stretch = np.sqrt(gram.diagonal(0, 1, 2)) / (weights.numpy() * weights.shape[1])
+        stretch = geometry.numbers(torch.linalg.vector_norm(differences, dim=-1)) / (weights.numpy() * weights.shape[1])
         along += spring * np.diff(stretch) * (np.arange(1, path.shape[1] - 1) != highest)
     i = np.arange(inner.shape[1])
-    mixing = np.zeros(products.shape)
+    mixing = np.zeros((*inner.shape[:2], differences.shape[1]))
     mixing[:, i, i], mixing[:, i, i + 1] = along * a, along * b
     inner.baddbmm_(torch.from_numpy(mixing).to(path), differences, alpha=-1)
 

@@ -1,7 +1,7 @@
 """The geometry of a path: a tensor (N, P) of pivots, the first and last row of which are its ends.
 
-With the differences D_i = p_{i+1} - p_i (N - 1, P), every length, tangent and projection is made of the Gram matrix
-D Dᵀ. So a band step reads the parameters a few times, and all that is delicate happens to a few numbers, in NumPy
+With the differences D_i = p_{i+1} - p_i (N - 1, P), every length, tangent and projection is made of inner products of
+them. So a band step reads the parameters a few times, and all that is delicate happens to a few numbers, in NumPy
 and float64, wherever the parameters are.
 
 What a band does in each of its steps takes paths of one number of pivots together, too: (..., N, P).
@@ -38,6 +38,11 @@ def numbers(tensor: Tensor) -> np.ndarray:
 def gram_matrix(differences: Tensor) -> np.ndarray:
     """D Dᵀ (..., N - 1, N - 1) of the differences D (..., N - 1, P)."""
     return numbers(differences @ differences.mT)
+
+
+def inner_products(a: Tensor, b: Tensor) -> np.ndarray:
+    """Those of rows (..., m, P) of the same number: (..., m)."""
+    return numbers(torch.linalg.vecdot(a, b))
 
 
 def segment_lengths(path: Tensor) -> Tensor:
@@ -89,23 +94,30 @@ def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100,
     `SPACED`. All passes move on the given polyline, so its corners are cut once only and its length never grows.
     anchor: a pivot that stays where it is; the shares then hold on each side of it.
     """
-    weights = equal_weights(path) if weights is None else weights
-    gram, shares = gram_matrix(path.diff(dim=-2)), weights.numpy()
+    shares = (equal_weights(path) if weights is None else weights).numpy()
+    differences = path.diff(dim=-2)
+    lengths = numbers(torch.linalg.vector_norm(differences, dim=-1))
+    gram = gram_matrix(differences) if passes > 1 else lengths  # which the first pass does not use
     if path.dim() == 2:
-        positions = spaced_positions(gram, shares, passes, anchor)
+        positions = spaced_positions(lengths, gram, shares, passes, anchor)
     else:
-        positions = np.stack([spaced_positions(*one, passes, anchor) for one in zip(gram, shares, strict=True)])
+        parts = zip(lengths, gram, shares, strict=True)
+        positions = np.stack([spaced_positions(*one, passes, anchor) for one in parts])
     moved = _mix(path, positions)
     moved[..., 0, :], moved[..., -1, :] = path[..., 0, :], path[..., -1, :]
     return moved
 
 
-def spaced_positions(gram: np.ndarray, weights: np.ndarray, passes: int, anchor: int | None = None) -> np.ndarray:
-    """Positions (N,) on the polyline of a Gram matrix at which the gaps have the shares `weights`."""
-    if not np.isfinite(gram.trace()):  # a band that has blown up must not look well spaced
-        return np.full(len(gram) + 1, np.nan)
-    positions = np.arange(len(gram) + 1.0)
-    lengths = np.sqrt(gram.diagonal())
+def spaced_positions(
+    lengths: np.ndarray, gram: np.ndarray, weights: np.ndarray, passes: int, anchor: int | None = None
+) -> np.ndarray:
+    """Positions (N,) on the polyline with these lengths (N - 1,) at which the gaps have the shares `weights`.
+
+    gram: of its differences, from which the passes after the first find what became of the lengths.
+    """
+    if not np.isfinite(lengths.sum()):  # a band that has blown up must not look well spaced
+        return np.full(len(lengths) + 1, np.nan)
+    positions = np.arange(len(lengths) + 1.0)
     shares = _cumulative(weights)
     for left in reversed(range(passes)):
         reached = _cumulative(lengths)
@@ -218,19 +230,20 @@ def _released(before, at, after, back, forth, small, large) -> Coefficients:
     return a / np.maximum(back, TINY), b / np.maximum(forth, TINY)
 
 
-def tangent_coefficients(gram: np.ndarray, losses: np.ndarray, rule: str) -> Coefficients:
+def tangent_coefficients(differences: Tensor, losses: np.ndarray, rule: str) -> Coefficients:
     """(a, b), each (..., N - 2): the tangents are a D[:-1] + b D[1:], of unit length but for draxler2018.
 
-    gram (..., N - 1, N - 1), losses (..., N).
+    differences (..., N - 1, P), losses (..., N).
     """
     if rule not in RULES:
         raise LossAtlasError(f"tangent rule {rule!r} is unknown; use one of {', '.join(RULES)}")
-    squares, products = gram.diagonal(0, -2, -1), gram.diagonal(1, -2, -1)
-    lengths = np.sqrt(squares)
-    a, b = RULES[rule](losses[..., :-2], losses[..., 1:-1], losses[..., 2:], lengths[..., :-1], lengths[..., 1:])
+    lengths = numbers(torch.linalg.vector_norm(differences, dim=-1))
+    back, forth = lengths[..., :-1], lengths[..., 1:]
+    a, b = RULES[rule](losses[..., :-2], losses[..., 1:-1], losses[..., 2:], back, forth)
     if rule == "draxler2018":
         return a, b
-    square = a * a * squares[..., :-1] + 2 * a * b * products + b * b * squares[..., 1:]
+    products = inner_products(differences[..., :-1, :], differences[..., 1:, :])
+    square = (a * back) ** 2 + 2 * a * b * products + (b * forth) ** 2
     scale = np.sqrt(np.maximum(square, TINY))  # pivots that coincide have the tangent 0, not NaN
     return a / scale, b / scale
 
@@ -242,6 +255,6 @@ def tangents(path: Tensor, losses: Tensor, rule: str = "henkelman") -> Tensor:
     that `draxler2018` is not where a pivot is an extremum, and that pivots which coincide have the tangent 0.
     """
     differences = path.diff(dim=0)
-    a, b = tangent_coefficients(gram_matrix(differences), numbers(losses), rule)
+    a, b = tangent_coefficients(differences, numbers(losses), rule)
     a, b = (torch.from_numpy(c).to(path)[:, None] for c in (a, b))
     return a * differences[:-1] + b * differences[1:]
