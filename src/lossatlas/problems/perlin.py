@@ -106,7 +106,7 @@ class PerlinField:
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Values (*batch, ...) at the points theta (..., d), differentiable."""
-        value, _ = self.at(theta.reshape(-1, self.dim).mT)
+        value = self.values(theta.reshape(-1, self.dim).mT)
         return value.reshape((*value.shape[:-1], *theta.shape[:-1]))
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,8 +115,7 @@ class PerlinField:
         The scattered path: 2^d corners of a cell for each octave. Raises `LossAtlasError` for points outside a field
         that is not periodic.
         """
-        if self.shift is not None:
-            points = points + self.shift[..., None]
+        points = self._moved(points)
         value = slope = 0
         for lattice, size, amplitude in self._octaves():
             scale = size / self.cells
@@ -124,6 +123,17 @@ class PerlinField:
             value = value + amplitude * octave
             slope = slope + amplitude * scale * its_slope
         return value, slope
+
+    def values(self, points: Tensor) -> Tensor:
+        """The values of `at` alone, bit for bit, in a fraction of the time."""
+        points = self._moved(points)
+        value = 0
+        for lattice, size, amplitude in self._octaves():
+            value = value + amplitude * _scattered_values(lattice, points * (size / self.cells), size, self.periodic)
+        return value
+
+    def _moved(self, points: Tensor) -> Tensor:
+        return points if self.shift is None else points + self.shift[..., None]
 
     def dense(self, samples: int) -> tuple[Tensor, Tensor]:
         """Values (*batch, *grid) and gradients (*batch, d, *grid) at the points j / samples, `samples` a cell and axis.
@@ -177,34 +187,64 @@ def lattice(dim: int, vertices: int, generator: torch.Generator, gradients: str,
 
 def _scattered(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> tuple[Tensor, Tensor]:
     """Value (*batch, B) and gradient (*batch, d, B) of one octave of `size` cells at points (..., d, B) in cells."""
+    dim = points.shape[-2]
+    t, corners = _cell(lattice, points, size, periodic)
+    s, slope = _smooth(t), 30 * (t * (1 - t)).square()
+    value = gradient = 0
+    for bits, g in corners:
+        f = _weights(s, bits)
+        df = [slope[..., k, :] if bit else -slope[..., k, :] for k, bit in enumerate(bits)]
+        weight, along = _product(f), _along(g, t, bits)
+        value = value + weight * along
+        others = torch.stack([df[k] * _product(f[:k] + f[k + 1 :]) for k in range(dim)], -2)
+        gradient = gradient + weight[..., None, :] * g + others * along[..., None, :]
+    return value, gradient
+
+
+def _scattered_values(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> Tensor:
+    """The first of these, without the others' work."""
+    t, corners = _cell(lattice, points, size, periodic)
+    s = _smooth(t)
+    return sum(_product(_weights(s, bits)) * _along(g, t, bits) for bits, g in corners)
+
+
+def _cell(
+    lattice: Tensor, points: Tensor, size: int, periodic: bool
+) -> tuple[Tensor, Iterator[tuple[tuple[int, ...], Tensor]]]:
+    """The points' places (..., d, B) in their cells, and the gradient (*batch, d, B) at each corner (its bits)."""
     dim, vertices = points.shape[-2], lattice.shape[-1]
     corner = points.detach().floor()
     if not periodic:
         if points.numel() and (points.min() < 0 or points.max() > size):
             raise LossAtlasError(f"points outside [0, {size}] of a field that is not periodic")
         corner = corner.clamp(max=size - 1)
-    t = points - corner
-    base = corner.long()
-    s = t * t * t * (t * (6 * t - 15) + 10)
-    slope = 30 * (t * (1 - t)).square()
-    flat = lattice.flatten(-dim)
-    value = gradient = 0
-    for bits in product((0, 1), repeat=dim):
-        index = 0
-        for k, bit in enumerate(bits):
-            index = index * vertices + (base[..., k, :] + bit) % vertices
-        if index.dim() == 1:
-            g = flat[..., index]
-        else:
-            g = flat.gather(-1, index[..., None, :].expand(*flat.shape[:-1], -1))
-        f = [s[..., k, :] if bit else 1 - s[..., k, :] for k, bit in enumerate(bits)]
-        df = [slope[..., k, :] if bit else -slope[..., k, :] for k, bit in enumerate(bits)]
-        weight = _product(f)
-        along = sum(g[..., k, :] * (t[..., k, :] - bit) for k, bit in enumerate(bits))
-        value = value + weight * along
-        others = torch.stack([df[k] * _product(f[:k] + f[k + 1 :]) for k in range(dim)], -2)
-        gradient = gradient + weight[..., None, :] * g + others * along[..., None, :]
-    return value, gradient
+    base, flat = corner.long(), lattice.flatten(-dim)
+
+    def gradients() -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        for bits in product((0, 1), repeat=dim):
+            index = 0
+            for k, bit in enumerate(bits):
+                index = index * vertices + (base[..., k, :] + bit) % vertices
+            if index.dim() == 1:
+                yield bits, flat[..., index]
+            else:
+                yield bits, flat.gather(-1, index[..., None, :].expand(*flat.shape[:-1], -1))
+
+    return points - corner, gradients()
+
+
+def _smooth(t: Tensor) -> Tensor:
+    return t * t * t * (t * (6 * t - 15) + 10)
+
+
+def _weights(s: Tensor, bits: Sequence[int]) -> list[Tensor]:
+    """Each axis's factor of a corner's weight."""
+    return [s[..., k, :] if bit else 1 - s[..., k, :] for k, bit in enumerate(bits)]
+
+
+def _along(g: Tensor, t: Tensor, bits: Sequence[int]) -> Tensor:
+    """A corner's gradient times the way from it."""
+    return sum(g[..., k, :] * (t[..., k, :] - bit) for k, bit in enumerate(bits))
 
 
 def _product(factors: list[Tensor]) -> Tensor | float:
