@@ -11,7 +11,6 @@ of the finest cell. Points and gradients carry their d components before the poi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -242,7 +241,7 @@ def _smooth(t: Tensor) -> Tensor:
 
 
 def _by_corner(lower: Tensor, upper: Tensor) -> list[Tensor]:
-    """Of each dimension what belongs to the corners' two places in it, from (..., d, B): (1, ..., 2, ..., 1, ..., B)."""
+    """Of each dimension what belongs to a corner's two places in it: (..., d, B) -> (1, ..., 2, ..., 1, ..., B)."""
     dim = lower.shape[-2]
     both = torch.stack([lower, upper]).unbind(-2)
     return [part.view(*(1,) * k, 2, *(1,) * (dim - 1 - k), *part.shape[1:]) for k, part in enumerate(both)]
