@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lossatlas import ensemble
-from lossatlas.problems.network import NetworkProblem
+from lossatlas.ensemble import Moments
+from lossatlas.problems.network import ExactMoments, NetworkProblem
 
 Path = Callable[[Tensor], Tensor]
 QUANTITIES = ("train_loss", "train_error", "test_loss", "test_error")
@@ -73,24 +74,30 @@ class Profile:
         return s / s[-1]
 
 
-def means(problem: NetworkProblem, theta: Tensor) -> tuple[Tensor, Tensor]:
+def means(
+    problem: NetworkProblem, theta: Tensor, given: list[Moments] | None = None, record: list[Moments] | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean loss and share of errors (k,) of the members theta (k, P), in float64, in chunks that fit the cache.
 
-    With batch statistics, those of the problem's own rows at each point, or what `problem.moments` says.
+    With batch statistics, those of the problem's own rows at each point, or what `problem.moments` says, unless they
+    are `given`: what a problem that is normalised by its own rows put into `record` at the same points.
     """
     loss, error = [], []
     members = 8  # of a chunk; with the rows of a block they fill the cache
     blocks = problem.blocks(members)
     with torch.no_grad():
-        for part in theta.split(members):
-            given = problem.moments(part) if problem.moments else None
+        for i, part in enumerate(theta.split(members)):
+            moments = given[i] if given else problem.moments(part) if problem.moments else None
+            met: Moments = {}
             losses = errors = 0.0
             for block in blocks:
-                logits = ensemble.forward(block.module, block.layout.split(part), block.x[None], given)
+                logits = ensemble.forward(block.module, block.layout.split(part), block.x[None], moments, met)
                 losses = losses + block.example_losses(logits).sum(-1, dtype=torch.float64)
                 errors = errors + block.example_errors(logits).sum(-1, dtype=torch.float64)
             loss.append(losses / problem.rows)
             error.append(errors / problem.rows)
+            if record is not None:
+                record.append(met)
     return torch.cat(loss).cpu(), torch.cat(error).cpu()
 
 
@@ -126,7 +133,10 @@ def measure(path: Path, grid: Tensor, train: NetworkProblem, test: NetworkProble
 
 
 def _values(theta: Tensor, train: NetworkProblem, test: NetworkProblem) -> dict[str, Tensor]:
-    return dict(zip(QUANTITIES, (*means(train, theta), *means(test, theta)), strict=True))
+    met: list[Moments] = []
+    at_train = means(train, theta, record=met)
+    shared = isinstance(test.moments, ExactMoments) and test.moments.problem is train
+    return dict(zip(QUANTITIES, (*at_train, *means(test, theta, met if shared else None)), strict=True))
 
 
 def _settled(curve: Tensor, before: float) -> bool:

@@ -170,6 +170,16 @@ def test_means_agree_with_one_network_after_another_also_with_batch_statistics()
             torch.testing.assert_close(error, wrong.double().mean(-1))
 
 
+def test_batch_statistics_that_training_rows_met_on_a_path_serve_the_test_rows():
+    problem = problem_of(mlp((6, 8, 3), batch_norm=True))
+    held_out = replace(problem, x=problem.x[:7] + 1, y=problem.y[:7], moments=exact_moments(problem))
+    ends = torch.randn(2, problem.dim, generator=generator(), dtype=torch.float64)
+    profile = measure(segment(*ends), GRID, problem, held_out)
+    loss, error = barriers.means(held_out, segment(*ends)(profile.positions))
+    torch.testing.assert_close(profile.values["test_loss"], loss, rtol=1e-12, atol=0)  # rounding of float64
+    torch.testing.assert_close(profile.values["test_error"], error)
+
+
 def test_a_loss_that_is_not_finite_on_the_path_is_recorded():
     problem = problem_of(mlp((6, 4, 3)))
     ends = torch.stack([torch.zeros(problem.dim), torch.full((problem.dim,), 1e20)])

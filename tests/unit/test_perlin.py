@@ -53,6 +53,7 @@ def test_dense_scattered_and_autograd_paths_agree(dim, octaves, moved):
     by_autograd = torch.stack([torch.autograd.grad(v.sum(), theta, retain_graph=True)[0].mT for v in values])
     for a, b in ((dense.flatten(1), scattered), (slope.flatten(2), its_slope), (its_slope, by_autograd)):
         torch.testing.assert_close(a, b, rtol=0, atol=EXACT)
+    assert torch.equal(field.values(points), scattered)
 
 
 def test_points_of_their_own_for_each_layer():

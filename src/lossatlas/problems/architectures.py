@@ -202,8 +202,31 @@ class NarrowConv1d(nn.Conv1d):
 def _(layer, params, x, given, record):
     (kernel,), (stride,), (padding,) = layer.kernel_size, layer.stride, layer.padding
     weight = params["weight"].flatten(2)  # (k, out, in kernel)
-    x = F.pad(x.movedim(2, 1), (padding, padding))  # (1 or k, in, n, L)
-    reach = x.shape[-1] - kernel + 1  # slices, since the gradient of `unfold` is slow
-    rows = torch.stack([x[..., i : i + reach : stride] for i in range(kernel)], 2).flatten(3).flatten(1, 2)
-    y = weight @ rows + params["bias"][..., None]
-    return y.unflatten(-1, (x.shape[2], -1)).movedim(2, 1)
+    rows = Patches.apply(x.permute(0, 2, 3, 1), kernel, stride, padding)
+    y = torch.baddbmm(params["bias"][..., None], weight, rows.flatten(3).flatten(1, 2).expand(len(weight), -1, -1))
+    return y.unflatten(-1, rows.shape[3:]).permute(0, 3, 1, 2)
+
+
+class Patches(torch.autograd.Function):
+    """What each output of a convolution sees: (k, C, L, n) -> (k, C, kernel, outputs, n), zeros beyond both ends.
+
+    With the examples last a shifted copy is made of whole rows. Autograd would fill a tensor of the inputs' size for
+    each shift.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
+        k, channels, length, n = x.shape
+        ctx.inner = slice(padding, padding + length)
+        ctx.padded = k, channels, length + 2 * padding, n
+        ctx.shifts = [slice(i, i + length + 2 * padding - kernel + 1, stride) for i in range(kernel)]
+        padded = x.new_zeros(ctx.padded)
+        padded[:, :, ctx.inner] = x
+        return torch.stack([padded[:, :, shift] for shift in ctx.shifts], 2)
+
+    @staticmethod
+    def backward(ctx, slope: Tensor):
+        padded = slope.new_zeros(ctx.padded)
+        for i, shift in enumerate(ctx.shifts):
+            padded[:, :, shift] += slope[:, :, i]
+        return padded[:, :, ctx.inner], None, None, None

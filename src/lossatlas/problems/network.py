@@ -163,16 +163,25 @@ def initial(build: Callable[[], nn.Module], seeds: Sequence[int]) -> Tensor:
 # --- BatchNorm statistics at a point ---------------------------------------------------------------------------------
 
 
-def exact_moments(problem: NetworkProblem) -> Callable[[Tensor], Moments]:
+@dataclass(frozen=True, eq=False)
+class ExactMoments:
     """`bn-exact`: the statistics of all rows of `problem` at theta, layer after layer (one full-batch pass)."""
 
-    def at(theta: Tensor) -> Moments:
+    problem: NetworkProblem
+
+    def __call__(self, theta: Tensor) -> Moments:
+        return _in_chunks(self._at, lambda theta: ensemble.chunk_size(self.problem, theta))(theta)
+
+    def _at(self, theta: Tensor) -> Moments:
         record: Moments = {}
-        x = problem.x if problem.own_rows else problem.x[None]
-        ensemble.forward(problem.module, problem.layout.split(theta), x, record=record)
+        x = self.problem.x if self.problem.own_rows else self.problem.x[None]
+        ensemble.forward(self.problem.module, self.problem.layout.split(theta), x, record=record)
         return record
 
-    return _in_chunks(at, lambda theta: ensemble.chunk_size(problem, theta))
+
+def exact_moments(problem: NetworkProblem) -> ExactMoments:
+    """What a problem on other rows takes as its `moments`."""
+    return ExactMoments(problem)
 
 
 def ema_moments(problem: NetworkProblem, rows: Sequence[Tensor], momentum: float = 0.1) -> Callable[[Tensor], Moments]:

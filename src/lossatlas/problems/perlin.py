@@ -11,7 +11,6 @@ of the finest cell. Points and gradients carry their d components before the poi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -106,7 +105,7 @@ class PerlinField:
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Values (*batch, ...) at the points theta (..., d), differentiable."""
-        value, _ = self.at(theta.reshape(-1, self.dim).mT)
+        value = self.values(theta.reshape(-1, self.dim).mT)
         return value.reshape((*value.shape[:-1], *theta.shape[:-1]))
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,8 +114,7 @@ class PerlinField:
         The scattered path: 2^d corners of a cell for each octave. Raises `LossAtlasError` for points outside a field
         that is not periodic.
         """
-        if self.shift is not None:
-            points = points + self.shift[..., None]
+        points = self._moved(points)
         value = slope = 0
         for lattice, size, amplitude in self._octaves():
             scale = size / self.cells
@@ -124,6 +122,17 @@ class PerlinField:
             value = value + amplitude * octave
             slope = slope + amplitude * scale * its_slope
         return value, slope
+
+    def values(self, points: Tensor) -> Tensor:
+        """The values of `at` alone, bit for bit, in a fraction of the time."""
+        points = self._moved(points)
+        value = 0
+        for lattice, size, amplitude in self._octaves():
+            value = value + amplitude * _scattered_values(lattice, points * (size / self.cells), size, self.periodic)
+        return value
+
+    def _moved(self, points: Tensor) -> Tensor:
+        return points if self.shift is None else points + self.shift[..., None]
 
     def dense(self, samples: int) -> tuple[Tensor, Tensor]:
         """Values (*batch, *grid) and gradients (*batch, d, *grid) at the points j / samples, `samples` a cell and axis.
@@ -175,36 +184,72 @@ def lattice(dim: int, vertices: int, generator: torch.Generator, gradients: str,
     return (drawn / drawn.norm(dim=0) if gradients == "unit" else drawn).to(dtype)
 
 
+# The scattered path computes all 2^d corners of a cell at once; corners are the leading axes (2, ..., 2), one for each
+# dimension, and sums over them are made one after the other, so that the number of points in a call changes no bit.
+
+
 def _scattered(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> tuple[Tensor, Tensor]:
     """Value (*batch, B) and gradient (*batch, d, B) of one octave of `size` cells at points (..., d, B) in cells."""
+    dim = points.shape[-2]
+    t, g = _cell(lattice, points, size, periodic)
+    slope = 30 * (t * (1 - t)).square()
+    f, df = _by_corner(1 - _smooth(t), _smooth(t)), _by_corner(-slope, slope)
+    weight, along = _product(f), _along(g, t)
+    others = [df[k] * _product(f[:k] + f[k + 1 :]) for k in range(dim)]
+    others = torch.stack([part.expand(weight.shape) for part in others], -2)
+    falls, turns = weight.unsqueeze(-2) * g, others * along.unsqueeze(-2)
+    gradient: Tensor | int = 0
+    for one, other in zip(falls.flatten(0, dim - 1), turns.flatten(0, dim - 1), strict=True):
+        gradient = gradient + one + other
+    return sum((weight * along).flatten(0, dim - 1)), gradient
+
+
+def _scattered_values(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> Tensor:
+    """The first of these, without the others' work."""
+    t, g = _cell(lattice, points, size, periodic)
+    s = _smooth(t)
+    return sum((_product(_by_corner(1 - s, s)) * _along(g, t)).flatten(0, points.shape[-2] - 1))
+
+
+def _cell(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> tuple[Tensor, Tensor]:
+    """The points' places in their cells, with as many axes as the batch (..., d, B), and the gradients at the corners
+    (2, ..., 2, *batch, d, B)."""
     dim, vertices = points.shape[-2], lattice.shape[-1]
     corner = points.detach().floor()
     if not periodic:
         if points.numel() and (points.min() < 0 or points.max() > size):
             raise LossAtlasError(f"points outside [0, {size}] of a field that is not periodic")
         corner = corner.clamp(max=size - 1)
+    base, flat = corner.long(), lattice.flatten(-dim)
+    index: Tensor | int = 0
+    for coordinate in _by_corner(base % vertices, (base + 1) % vertices):
+        index = index * vertices + coordinate
+    index = index.movedim(tuple(range(dim)), tuple(range(-dim - 1, -1)))  # (..., 2, ..., 2, B)
+    corners = index.shape[-dim - 1 :]
+    index = index.flatten(-dim - 1)
+    if index.dim() == 1:
+        g = flat[..., index]
+    else:
+        g = flat.gather(-1, index[..., None, :].expand(*flat.shape[:-1], -1))
     t = points - corner
-    base = corner.long()
-    s = t * t * t * (t * (6 * t - 15) + 10)
-    slope = 30 * (t * (1 - t)).square()
-    flat = lattice.flatten(-dim)
-    value = gradient = 0
-    for bits in product((0, 1), repeat=dim):
-        index = 0
-        for k, bit in enumerate(bits):
-            index = index * vertices + (base[..., k, :] + bit) % vertices
-        if index.dim() == 1:
-            g = flat[..., index]
-        else:
-            g = flat.gather(-1, index[..., None, :].expand(*flat.shape[:-1], -1))
-        f = [s[..., k, :] if bit else 1 - s[..., k, :] for k, bit in enumerate(bits)]
-        df = [slope[..., k, :] if bit else -slope[..., k, :] for k, bit in enumerate(bits)]
-        weight = _product(f)
-        along = sum(g[..., k, :] * (t[..., k, :] - bit) for k, bit in enumerate(bits))
-        value = value + weight * along
-        others = torch.stack([df[k] * _product(f[:k] + f[k + 1 :]) for k in range(dim)], -2)
-        gradient = gradient + weight[..., None, :] * g + others * along[..., None, :]
-    return value, gradient
+    t = t.view(*(1,) * (flat.dim() - points.dim()), *t.shape)
+    return t, g.unflatten(-1, corners).movedim(tuple(range(-dim - 1, -1)), tuple(range(dim)))
+
+
+def _smooth(t: Tensor) -> Tensor:
+    return t * t * t * (t * (6 * t - 15) + 10)
+
+
+def _by_corner(lower: Tensor, upper: Tensor) -> list[Tensor]:
+    """Of each dimension what belongs to a corner's two places in it: (..., d, B) -> (1, ..., 2, ..., 1, ..., B)."""
+    dim = lower.shape[-2]
+    both = torch.stack([lower, upper]).unbind(-2)
+    return [part.view(*(1,) * k, 2, *(1,) * (dim - 1 - k), *part.shape[1:]) for k, part in enumerate(both)]
+
+
+def _along(g: Tensor, t: Tensor) -> Tensor:
+    """The corners' gradients times the ways from them."""
+    return sum(component * way for component, way in zip(g.unbind(-2), _by_corner(t, t - 1), strict=True))
 
 
 def _product(factors: list[Tensor]) -> Tensor | float:

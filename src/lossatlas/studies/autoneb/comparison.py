@@ -1,8 +1,8 @@
 """The same pairs of minima joined in many ways, each for the same number of sample gradients.
 
 `budget`: the methods; `placebos`: bands without the thing that should make them work; `released`: the authors' code
-and one switch of it corrected at a time; `published`: the published schedule against ours. Learning rates of the
-first two families are tuned on pairs that nothing else uses.
+and one switch of it corrected at a time; `published`: the published schedule against ours, on pairs of their own.
+Learning rates of the first two families are tuned on pairs that nothing else uses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -136,7 +136,7 @@ def measure(
     """
     journal = Journal(store)
     comparison = setting.settings["comparison"]
-    pairs = plan.disjoint_pairs(comparison["published_pairs" if family == "published" else "pairs"])
+    pairs = plan.judged_pairs(comparison) if family == "published" else plan.disjoint_pairs(comparison["pairs"])
     arms = {
         "budget": BUDGET_ARMS,
         "placebos": PLACEBOS,
@@ -148,7 +148,7 @@ def measure(
     for done, arm in enumerate(arms):
         rate = rates.get(arm, float("nan"))
         for number, result in enumerate(_run(setting, arm, [Task(pair, rate) for pair in pairs], journal)):
-            about = {"family": family, "arm": arm, "pair": number, "learning_rate": rate}
+            about = {"family": family, "arm": arm, "pair": pairs[number][0] // 2, "learning_rate": rate}
             rows.append({**about, **result["columns"]})
             cycles += [{**about, **row} for row in result["cycles"]]
             if number == 0:

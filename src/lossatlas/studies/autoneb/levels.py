@@ -5,14 +5,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas import barriers, ensemble, weight_matching
+from lossatlas import barriers, curvature, ensemble, weight_matching
 from lossatlas.data import DataSet
 from lossatlas.elastic_band import Start, auto_nebs, line, points
 from lossatlas.elastic_band.auto_neb import Store
 from lossatlas.problems.network import NetworkProblem
+from lossatlas.seeds import seed
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import paths, plan
 from lossatlas.studies.autoneb.journal import Journal
@@ -40,9 +42,12 @@ PAIR_COLUMNS = {
     "disagreement": "share of test rows that the band's middle and its first end classify differently",
     "signs_shared": "share of (draw, pivot) with the sign that l(i+1) - l(i-1) has on all rows, one minibatch for all",
     "signs_own": "the same, a minibatch for each pivot",
+    "curvature": "lowest eigenvalue of the training loss's Hessian at a maximum inside the band; networks of a trend",
+    "end_curvature": "the same at the higher end of such a band",
 }
 
 SIGN_DRAWS = 50
+CURVATURES = ("curvature", "end_curvature")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +108,8 @@ def _arms(
 ) -> list[tuple[int, str, dict[str, Any], dict[str, Tensor]]]:
     """(pair, arm, columns of its row, arc and losses of its profile) of each arm between the ends {pair: (2, P)}."""
     axes = (baseline.data, baseline.architecture, *baseline.hidden)
-    without = dict.fromkeys(
-        ("ensemble_error", "ends_ensemble_error", "disagreement", "signs_shared", "signs_own"), float("nan")
-    )
+    of_bands = ("ensemble_error", "ends_ensemble_error", "disagreement", "signs_shared", "signs_own")
+    without = dict.fromkeys((*of_bands, *CURVATURES), float("nan"))
     schedule = paths.schedule(settings)
     starts = [
         Start(line(problems.train, *own), schedule, paths.generator("levels", prefix, *axes, number))
@@ -127,6 +131,9 @@ def _arms(
         extra = _ensembles(problems.test, band.pivots)
         signs = paths.generator("signs", prefix, *axes, number)
         extra |= _signs(problems.train, band.pivots, settings["band_batch"], signs)
+        extra |= dict.fromkeys(CURVATURES, float("nan"))
+        if settings["matched_loss"] and not prefix:
+            extra |= _curvatures(problems.train, band.pivots, profile, seed("autoneb", "curvature", *axes, number))
         add(number, "autoneb", profile, {**extra, **paths.band_columns(band, profile, b)})
     return found
 
@@ -188,6 +195,18 @@ def _signs(problem: NetworkProblem, pivots: Tensor, batch: int, generator: torch
         "signs_shared": float((torch.stack(shared).cpu() == truth).double().mean()),
         "signs_own": float((torch.stack(own).cpu() == truth).double().mean()),
     }
+
+
+def _curvatures(problem: NetworkProblem, pivots: Tensor, profile: barriers.Profile, name: int) -> dict[str, float]:
+    """The `CURVATURES` of a band whose highest point lies inside it, above both ends by more than is left to refine."""
+    loss = profile.values["train_loss"]
+    ends = loss[[0, -1]]
+    if not loss.max() > ends.max() + barriers.TOLERANCE * loss.max():
+        return {}
+    top = points(pivots, profile.positions[int(loss.argmax())][None])[0]
+    higher = pivots[-int(ends.argmax())]
+    found = [curvature.lowest(problem, theta, np.random.default_rng(name)) for theta in (top, higher)]
+    return dict(zip(CURVATURES, found, strict=True))
 
 
 def _slopes(losses: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def ensembles(autoneb: Mapping[str, Any]) -> dict[str, Baseline]:
             )
     tree, comparison = autoneb["tree"], autoneb["comparison"]
     _needs(autoneb, "tree", tree["groups"] * tree["minima"])
-    _needs(autoneb, "comparison", 2 * (comparison["pairs"] + comparison["tuning_pairs"]))
+    _needs(autoneb, "comparison", 1 + max(judged_pairs(comparison)[-1]))
     _needs(autoneb, "stability", 1)
     _needs(autoneb, "controls", max(2 * autoneb["controls"]["networks"], 1))
     if comparison["norm_network"]:
@@ -109,6 +109,11 @@ def disjoint_pairs(count: int, first: int = 0) -> list[tuple[int, int]]:
 def tuning_pairs(comparison: Mapping[str, Any]) -> list[tuple[int, int]]:
     """The pairs that rates are tuned on: those after the ones that are compared."""
     return disjoint_pairs(comparison["tuning_pairs"], 2 * comparison["pairs"])
+
+
+def judged_pairs(comparison: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The pairs of the published schedule and ours, which no rate and no number of steps was chosen on: the next."""
+    return disjoint_pairs(comparison["published_pairs"], 2 * (comparison["pairs"] + comparison["tuning_pairs"]))
 
 
 def groups(tree: Mapping[str, Any]) -> list[list[int]]:

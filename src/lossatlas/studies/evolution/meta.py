@@ -4,7 +4,7 @@ Each benchmark gives rows (see `_rows`). Rates are chosen on tuning seeds and re
 the benchmark's budget of inner steps divided by what one update costs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,26 +60,30 @@ class Comparison:
 
 
 def compare(comparison: Comparison, seeds: int) -> list[Row]:
-    """The rows of every arm: all rates on the tuning seeds, then the best one on `seeds` others."""
+    """The rows of every arm: the ends of all rates on the tuning seeds, then the best one's curve on `seeds` others."""
     tuning, reported = list(range(100, 100 + TUNING)), list(range(seeds))
     rows: list[Row] = []
     if comparison.together:
-        everyone = tuning + reported
-        for arm, rates, descent, loss in _descents(comparison, everyone, {}):
-            best = best_rate(loss[-1], TUNING)
-            rows += _rows(comparison.name, arm, rates, tuning, descent, loss, (slice(None), slice(TUNING)))
-            rows += _rows(comparison.name, arm, rates, reported, descent, loss, ([best], slice(TUNING, None)))
+        for arm, rates, descent, judge in _descents(comparison, tuning + reported, {}):
+            best, tried = _tried(comparison.name, arm, rates, tuning, descent, judge)
+            own = descent.of_rate(best)
+            loss = losses(judge, own.theta)
+            rows += tried + _rows(comparison.name, arm, [rates[best]], reported, own, loss, slice(TUNING, None))
         return rows
     chosen: dict[str, list[float]] = {}
-    for arm, rates, descent, loss in _descents(comparison, tuning, {}):
-        chosen[arm.name] = [rates[best_rate(loss[-1], TUNING)]]
-        rows += _rows(comparison.name, arm, rates, tuning, descent, loss)
-    for arm, rates, descent, loss in _descents(comparison, reported, chosen):
-        rows += _rows(comparison.name, arm, rates, reported, descent, loss)
+    for arm, rates, descent, judge in _descents(comparison, tuning, {}):
+        best, tried = _tried(comparison.name, arm, rates, tuning, descent, judge)
+        chosen[arm.name] = [rates[best]]
+        rows += tried
+    for arm, rates, descent, judge in _descents(comparison, reported, chosen):
+        rows += _rows(comparison.name, arm, rates, reported, descent, losses(judge, descent.theta))
     return rows
 
 
-def _descents(comparison: Comparison, group: Sequence[int], chosen: Mapping[str, Sequence[float]]):
+def _descents(
+    comparison: Comparison, group: Sequence[int], chosen: Mapping[str, Sequence[float]]
+) -> Iterator[tuple[Arm, Sequence[float], Descent, Unrolled]]:
+    """Each arm, its rates, its descent, and the problem whose loss is reported."""
     problem = comparison.problem(group)
     judge = comparison.judge(group) if comparison.judge else problem
     for arm, rates in comparison.arms(group, problem, Noise(comparison.name, group)):
@@ -87,9 +91,16 @@ def _descents(comparison: Comparison, group: Sequence[int], chosen: Mapping[str,
         updates = max(1, comparison.budget // arm.cost)
         if arm.name in comparison.cut:
             updates = min(updates, comparison.cut[arm.name])
-        start = comparison.start(group)
-        descent = descend(arm, start, rates, comparison.optimizer, updates, LOGS)
-        yield arm, rates, descent, losses(judge, descent.theta)
+        yield arm, rates, descend(arm, comparison.start(group), rates, comparison.optimizer, updates, LOGS), judge
+
+
+def _tried(
+    name: str, arm: Arm, rates: Sequence[float], tuning: Sequence[int], descent: Descent, judge: Unrolled
+) -> tuple[int, list[Row]]:
+    """The place of the best rate on the tuning seeds, which come first, and the rows of all rates there."""
+    end = descent.end
+    loss = losses(judge, end.theta)
+    return best_rate(loss[-1], TUNING), _rows(name, arm, rates, tuning, end, loss, slice(TUNING))
 
 
 def in_turn(benchmarks: Mapping[str, Callable[[], list[Row]]], store: Store) -> dict[str, list[Row]]:
@@ -114,21 +125,13 @@ def _rows(
     seeds: Sequence[int],
     descent: Descent,
     loss: Tensor,
-    members: tuple = (slice(None), slice(None)),
+    members: slice = slice(None),
 ) -> list[Row]:
     """One row for each kept point: benchmark, arm, rate, seed, tuning, updates, inner_steps, loss, theta, diverged_at,
     nonfinite (mean share of lost pairs). A loss that is not finite is missing; theta is given up to two parameters.
-    `members` are the places of `seeds` and their rates in the descent."""
-    theta, loss, diverged, lost = (
-        t.movedim(axes, (0, 1))[members].movedim((0, 1), axes)
-        for t, axes in (
-            (descent.theta, (1, 2)),
-            (loss, (1, 2)),
-            (descent.diverged_at, (0, 1)),
-            (descent.nonfinite, (0, 1)),
-        )
-    )
-    rates = rates if members[0] == slice(None) else [rates[i] for i in members[0]]
+    `members` are the places of `seeds` in the descent."""
+    theta, loss = descent.theta[:, :, members], loss[:, :, members]
+    diverged, lost = descent.diverged_at[:, members], descent.nonfinite[:, members]
     d = theta.shape[-1]
     values = torch.where(loss.isfinite(), loss, torch.nan).tolist()
     where = theta[..., :2].tolist()

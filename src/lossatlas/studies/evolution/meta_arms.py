@@ -5,7 +5,7 @@ truncated ES, and a backward pass counts as much as its forward pass.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -133,6 +133,16 @@ class Descent:
     theta: Tensor
     diverged_at: Tensor
     nonfinite: Tensor
+
+    @property
+    def end(self) -> "Descent":
+        """After the last update alone."""
+        return replace(self, updates=self.updates[-1:], theta=self.theta[-1:])
+
+    def of_rate(self, place: int) -> "Descent":
+        """At one of the rates alone."""
+        own = slice(place, place + 1)
+        return replace(self, theta=self.theta[:, own], diverged_at=self.diverged_at[own], nonfinite=self.nonfinite[own])
 
 
 def descend(arm: Arm, start: Tensor, rates: Sequence[float], optimizer: str, updates: int, logs: int) -> Descent:

@@ -62,7 +62,7 @@ class Landscapes:
     @property
     def lowest(self) -> Tensor:
         """The loss (g,) at the common minimum. Its mean over the torus is 0, since the kernel of the noise is odd."""
-        return self.layers.at(self.start.new_zeros(self.dim, 1))[0].mean((1, 2))
+        return self.layers.values(self.start.new_zeros(self.dim, 1)).mean((1, 2))
 
     def team(self, n: int) -> "Landscapes":
         """The same landscapes with their first n layers."""
@@ -74,6 +74,10 @@ class Landscapes:
         value, slope = self.layers.at(x.flatten(1, -2).mT[:, None])  # (g, n, B), (g, n, d, B)
         shape = x.shape[1:-1]
         return value.mean(1).unflatten(1, shape), slope.permute(0, 3, 1, 2).unflatten(1, shape)
+
+    def losses(self, x: Tensor) -> Tensor:
+        """The former alone."""
+        return self.layers.values(x.flatten(1, -2).mT[:, None]).mean(1).unflatten(1, x.shape[1:-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,7 @@ class Mean:
         return self.landscapes.dim
 
     def __call__(self, theta: Tensor) -> Tensor:
-        return self.landscapes.at(theta.unflatten(0, (-1, self.points)))[0].flatten()
+        return self.landscapes.losses(theta.unflatten(0, (-1, self.points))).flatten()
 
 
 def landscapes(dim: int, names: Sequence[int], n: int, starts: int) -> Landscapes:
@@ -207,7 +211,7 @@ def evolved(here: Landscapes, plan: Steps, sigmas: Sequence[tuple[float, float]]
         directions = z[step][:, None, None]
         sigma = torch.tensor([schedule.sigma(step) for schedule in schedules]).view(-1, 1, 1, 1)
         population = evolution.points(x, directions, sigma[..., None], mirrored=True)
-        value, _ = here.at(population)
+        value = here.losses(population)
         yield POPULATION * (step + 1), population, value
         x = x + plan.of(evolution.estimate(directions, value, sigma, mirrored=True), step, steps)
 
@@ -218,7 +222,7 @@ def random_search(here: Landscapes, plan: Steps) -> Seen:
     for mark in range(MARKS):
         drawn = [_uniform(here, "search", mark, name, points=part) for name in here.names]
         x = torch.stack(drawn)[:, None, None]
-        value = here.at(x)[0].expand(-1, *plan.rates.shape, -1, -1)
+        value = here.losses(x).expand(-1, *plan.rates.shape, -1, -1)
         yield part * (mark + 1), x.expand(*value.shape, -1), value
 
 

@@ -48,15 +48,20 @@ def cheap_gradients(tables: Tables) -> Found:
     return student((ours / published).dropna())
 
 
-def cheap_gradients_to_saddle(tables: Tables) -> Found:
-    cycles = tables.cycles[tables.cycles["family"] == "published"]
-    shares = []
-    for _, rows in cycles.groupby("pair"):
-        published, ours = (rows[rows["arm"] == arm].sort_values("cycle") for arm in ("published", "ours"))
-        near = ours[ours["saddle"] <= CHEAP * published["saddle"].min()]
-        whole = published["sample_gradients"].max()
-        shares.append(float(near["sample_gradients"].iloc[0] / whole) if len(near) else 1.0)
-    return student(shares)
+def gradients_to_saddle(name: str) -> Measure:
+    """What a schedule spends until it is near the published one's saddle, as a share of what that spends in all."""
+
+    def measured(tables: Tables) -> Found:
+        cycles = tables.cycles[tables.cycles["family"] == "published"]
+        shares = []
+        for _, rows in cycles.groupby("pair"):
+            published, own = (rows[rows["arm"] == arm].sort_values("cycle") for arm in ("published", name))
+            near = own[own["saddle"] <= CHEAP * published["saddle"].min()]
+            whole = published["sample_gradients"].max()
+            shares.append(float(near["sample_gradients"].iloc[0] / whole) if len(near) else 1.0)
+        return student(shares)
+
+    return measured
 
 
 def cost_of_an_edge(tables: Tables) -> Found:
@@ -119,7 +124,8 @@ MEASURES: Mapping[str, Measure] = {
     "buffers_spacing": difference(NORM, ("norm", "corrected-buffers"), "spacing_error"),
     "cheap_saddle": cheap_saddle,
     "cheap_gradients": cheap_gradients,
-    "cheap_gradients_to_saddle": cheap_gradients_to_saddle,
+    "cheap_gradients_to_saddle": gradients_to_saddle("ours"),
+    "published_gradients_to_saddle": gradients_to_saddle("published"),
     "budget_bezier": difference(("budget", "bezier"), BUDGET),
     "budget_polychain": difference(("budget", "polychain"), BUDGET),
     "budget_matched": difference(("budget", "autoneb-matched"), BUDGET),

@@ -16,6 +16,17 @@ def saddle_networks(tables: Tables) -> Found:
     return statistics.wilson(int(inside.sum()), len(inside))
 
 
+def saddle_curvature(tables: Tables) -> Found:
+    """Without bands whose highest point is an end."""
+    bands = tables.bands[tables.bands["curvature"].notna()]
+    return by_network(bands, bands["curvature"] - bands["end_curvature"])
+
+
+def saddle_curves_down(tables: Tables) -> Found:
+    bands = tables.bands[tables.bands["curvature"].notna()]
+    return statistics.wilson(int((bands["curvature"] < 0).sum()), len(bands)) if len(bands) else None
+
+
 def _test_rise(arm: str, column: str, level: float) -> Measure:
     def rise(tables: Tables) -> Found:
         rows = tables.arm(arm)
@@ -63,6 +74,8 @@ def control_narrow(tables: Tables) -> Found:
 
 MEASURES: Mapping[str, Measure] = {
     "saddle_networks": saddle_networks,
+    "saddle_curves_down": saddle_curves_down,
+    "saddle_curvature": saddle_curvature,
     "test_error_flat": _test_rise("autoneb", "test_error_over_ends", 0.90),
     "test_error_segment": _test_rise("segment", "test_error_over_ends", 0.95),
     "family_ensemble": family_ensemble,
