@@ -7,6 +7,7 @@ pastes together; (P) minima of the potential whose gradient is closest to v. Gri
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -38,9 +39,12 @@ def strict_minima(values: Tensor, dim: int, neighbours: str = "moore") -> Tensor
     block = values  # the least of the neighbourhood so far, the site included
     for axis in range(-dim, 0):
         centre = block if neighbours == "moore" else values
-        sides = torch.minimum(centre.roll(1, axis), centre.roll(-1, axis))
+        size = centre.shape[axis]
+        ring = torch.cat([centre.narrow(axis, size - 1, 1), centre, centre.narrow(axis, 0, 1)], axis)
+        sides = torch.minimum(ring.narrow(axis, 0, size), ring.narrow(axis, 2, size))
         around = sides if around is None else torch.minimum(around, sides)
-        block = torch.minimum(block, sides)
+        if neighbours == "moore" and axis < -1:
+            block = torch.minimum(block, sides)
     return values < around
 
 
@@ -217,28 +221,40 @@ def potential(direction: Tensor, side: float) -> tuple[Tensor, Tensor]:
     dim = _space(direction)
     axes = tuple(range(-dim, 0))
     grid = direction.shape[-dim:]
-    numbers = [torch.fft.fftfreq(n, 1 / n, device=direction.device, dtype=direction.dtype) for n in grid[:-1]]
-    numbers.append(torch.fft.rfftfreq(grid[-1], 1 / grid[-1], device=direction.device, dtype=direction.dtype))
+    numbers, inverse, energies = _waves(tuple(grid), float(side), direction.device, direction.dtype)
+    spectrum = torch.fft.rfftn(direction, dim=axes)
+    along = spectrum.select(-dim - 1, 0) * numbers[0]
+    for axis in range(1, dim):
+        along.addcmul_(spectrum.select(-dim - 1, axis), numbers[axis])
+    gradient_energy = (torch.view_as_real(along).square() * energies[..., None]).sum((*(a - 1 for a in axes), -1))
+    energy = direction.square().sum((-dim - 1, *axes)) * grid.numel()  # of all waves, by Parseval
+    rest = (1 - gradient_energy / energy.clamp_min(1e-300)).clamp_min(0)
+    return torch.fft.irfftn(along.mul_(inverse), s=grid, dim=axes), rest
+
+
+@lru_cache(maxsize=8)
+def _waves(
+    grid: tuple[int, ...], side: float, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Of the half spectrum of a grid: wave numbers k_a of each axis, complex and shaped to be multiplied with it;
+    -i / |k|², 0 at k = 0; and 1 / |k|² times how often a wave stands for itself and its conjugate."""
+    numbers = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in grid[:-1]]
+    numbers.append(torch.fft.rfftfreq(grid[-1], 1 / grid[-1], dtype=torch.float64))
     for k, n in zip(numbers, grid, strict=True):
         k[k.abs() * 2 == n] = 0  # the highest wave of an even grid has no derivative there
-    waves = torch.stack(torch.meshgrid(*numbers, indexing="ij")) * (2 * torch.pi / side)
-    square = waves.square().sum(0)
-    spectrum = torch.fft.rfftn(direction, dim=axes)
-    along = (spectrum * waves).sum(-dim - 1)
-    found = torch.where(square > 0, -1j * along / square.clamp_min(1e-30), 0)
-    weight = torch.full(grid[-1:], 2.0, device=direction.device)[: found.shape[-1]]
+    numbers = [(k * (2 * torch.pi / side)).view(-1, *(1,) * (len(grid) - 1 - axis)) for axis, k in enumerate(numbers)]
+    square = sum(k.square() for k in numbers)
+    inverse = torch.where(square > 0, 1 / square.clamp_min(1e-30), 0)
+    weight = torch.full((grid[-1] // 2 + 1,), 2.0, dtype=torch.float64)
     weight[0] = 1.0
     if grid[-1] % 2 == 0:
         weight[-1] = 1.0
-    gradient_energy = (_squared(found) * square * weight).sum(axes)
-    energy = (_squared(spectrum).sum(-dim - 1) * weight).sum(axes)
-    rest = (1 - gradient_energy / energy.clamp_min(1e-300)).clamp_min(0)
-    return torch.fft.irfftn(found, s=grid, dim=axes), rest
-
-
-def _squared(z: Tensor) -> Tensor:
-    """|z|², without the square root that `abs` takes."""
-    return torch.view_as_real(z).square().sum(-1)
+    spectral = torch.complex(torch.empty(0, dtype=dtype), torch.empty(0, dtype=dtype)).dtype
+    return (
+        [k.to(device, spectral) for k in numbers],
+        (-1j * inverse).to(device, spectral),
+        (inverse * weight).to(device, dtype),
+    )
 
 
 def _space(direction: Tensor) -> int:
