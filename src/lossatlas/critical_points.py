@@ -291,35 +291,40 @@ def basins(values: np.ndarray, home: int = 0) -> Basins:
     Sites flow to their lowest neighbour (equal values in the order of their index); then basins are joined over their
     lowest passes by union–find, which gives the 0-dimensional sublevel persistence and the minimax barriers at once.
     """
-    x, y = values.shape
-    flat = values.ravel()
-    rank = np.empty(flat.size, dtype=np.int64)
+    shape, flat = values.shape, values.ravel()
     order = np.argsort(flat, kind="stable")
+    rank = np.empty(flat.size, dtype=np.int64)
     rank[order] = np.arange(flat.size)
-    index = np.arange(flat.size).reshape(x, y)
-    moves = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
-    around = np.stack([np.roll(index, move, (0, 1)).ravel() for move in moves])
-    everything = np.concatenate([index.reshape(1, -1), around])
-    target = everything[rank[everything].argmin(0), np.arange(flat.size)]
+    level = rank.reshape(shape)
+    rows = np.minimum(np.minimum(np.roll(level, 1, 0), np.roll(level, -1, 0)), level)
+    lowest_near = np.minimum(np.minimum(np.roll(rows, 1, 1), np.roll(rows, -1, 1)), rows)
+    target = order[lowest_near.ravel()]
     while not np.array_equal(further := target[target], target):
         target = further
-    site, label, size = np.unique(target, return_inverse=True, return_counts=True)
-    # the lowest pass between each two basins that touch
-    a = np.broadcast_to(label, (4, flat.size)).ravel()
-    b = label[around[:4]].ravel()
-    level = np.maximum(rank, rank[around[:4]]).ravel()
-    between = a != b
-    a, b, level = np.minimum(a, b)[between], np.maximum(a, b)[between], level[between]
-    by_level = np.argsort(level, kind="stable")
-    pair = (a * len(site) + b)[by_level]
-    _, first = np.unique(pair, return_index=True)
-    passes = by_level[np.sort(first)]
+    site = np.flatnonzero(target == np.arange(flat.size))
+    number = np.empty(flat.size, dtype=np.int64)
+    number[site] = np.arange(len(site))
+    label = number[target].reshape(shape)
+    size = np.bincount(label.ravel(), minlength=len(site))
+    # the lowest pass between each two basins that touch, as one number: which two, then its level
+    keys = []
+    for move in ((-1, -1), (-1, 0), (-1, 1), (0, -1)):  # the other half are the same neighbours seen from there
+        other = np.roll(label, move, (0, 1))
+        between = label != other
+        a, b = label[between], other[between]
+        height = np.maximum(level, np.roll(level, move, (0, 1)))[between]
+        keys.append((np.minimum(a, b) * len(site) + np.maximum(a, b)) * flat.size + height)
+    pair, height = np.divmod(np.sort(np.concatenate(keys)), flat.size)
+    first = np.flatnonzero(np.diff(pair, prepend=-1))
+    first = first[np.argsort(height[first], kind="stable")]
+    ends = np.stack(np.divmod(pair[first], len(site)), 1).tolist()
+    passes = zip(ends, flat[order[height[first]]].tolist(), strict=True)
     birth = flat[site]
     parent = list(range(len(site)))
     members = [[i] for i in range(len(site))]
-    lowest = rank[site].copy()
+    lowest = rank[site].tolist()
     death, barrier = np.full(len(site), np.inf), np.full(len(site), np.inf)
-    at_home = int(label[home])
+    at_home = int(label.ravel()[home])
     barrier[at_home] = -np.inf
     least = list(range(len(site)))  # the lowest minimum of each component
 
@@ -329,11 +334,10 @@ def basins(values: np.ndarray, home: int = 0) -> Basins:
             i = parent[i]
         return i
 
-    for edge in passes:
-        i, j = root(int(a[edge])), root(int(b[edge]))
+    for (i, j), height in passes:
+        i, j = root(i), root(j)
         if i == j:
             continue
-        height = flat[order[level[edge]]]
         home_root = root(at_home)
         if home_root in (i, j):
             barrier[members[j if home_root == i else i]] = height
