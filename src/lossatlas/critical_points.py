@@ -6,6 +6,7 @@ pastes together; (P) minima of the potential whose gradient is closest to v. Gri
 (*batch, d, *grid).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -141,7 +142,7 @@ class SpaceStallPoints(NamedTuple):
 
 
 CUBE = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-CUBES = 4096  # that are looked at together, for the cache's sake
+CUBES = 1024  # that are looked at together, for the cache's sake
 # The faces of a cube as triangles of its corners, seen from outside. Opposite faces are cut along the same diagonal, so
 # that the cubes on both sides of a face see the same two triangles, with opposite orientation.
 TRIANGLES = [
@@ -177,8 +178,10 @@ def space_stall_points(direction: Tensor) -> SpaceStallPoints:
         sites = ([(p + b) % n for p, b, n in zip(place, bits, size, strict=True)] for bits in CUBE)
         corners = torch.stack([fields[(field, slice(None), *site)] for site in sites], 1).double()  # (cubes, 8, 3)
         degree = _degrees(corners)
-        found[0].index_add_(0, field, degree.clamp_min(0) * _attracting(corners))
         found[1].index_add_(0, field, degree)
+        positive = degree > 0
+        field, corners, degree = field[positive], corners[positive], degree[positive]
+        found[0].index_add_(0, field, degree * _attracting(corners))
     return SpaceStallPoints(*found.reshape(2, *batch))
 
 
@@ -187,11 +190,17 @@ def _degrees(corners: Tensor) -> Tensor:
 
     The solid angle of a triangle of unit vectors a, b, c (van Oosterom and Strackee 1983).
     """
-    unit = corners / corners.norm(dim=-1, keepdim=True).clamp_min(1e-300)
-    a, b, c = unit[:, TRIANGLES].unbind(2)  # (m, 12, 3) each
-    volume = (a * torch.linalg.cross(b, c)).sum(-1)
-    aperture = 1 + ((a * b).sum(-1) + (c * a).sum(-1)) + (b * c).sum(-1)
-    return (torch.atan2(volume, aperture).sum(-1) / (2 * torch.pi)).round().long()
+    parts = corners.permute(2, 1, 0).contiguous()  # components first: (3, 8, m)
+    unit = parts / parts.square().sum(0).sqrt_().clamp_min(1e-300)
+    a, b, c = unit[:, TRIANGLES].unbind(2)  # (3, 12, m) each
+
+    def dot(u: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
+        return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
+
+    normal = [b[i] * c[j] - b[j] * c[i] for i, j in ((1, 2), (2, 0), (0, 1))]
+    volume = dot(a, normal)
+    aperture = 1 + ((dot(a, b) + dot(c, a)) + dot(b, c))
+    return (torch.atan2(volume, aperture).sum(0) / (2 * torch.pi)).round().long()
 
 
 def _attracting(corners: Tensor) -> Tensor:
