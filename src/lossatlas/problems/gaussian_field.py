@@ -106,6 +106,11 @@ class GaussianField:
         """Values (*batch, B) and gradients (*batch, d, B) at points (..., d, B), whose leading axes fit the batch."""
         phase = self.waves @ points  # (..., m, B)
         c, s = phase.cos(), phase.sin()
+        if c.dim() > 2 and c.shape[-3] == 1:  # all layers at the same points: they become rows of one product
+            c, s, rows = c.squeeze(-3), s.squeeze(-3), self.waves.mT
+            along_s, along_c = ((part[..., None, :] * rows).flatten(-3, -2) for part in (self.cosine, self.sine))
+            slope = (along_c @ c - along_s @ s).unflatten(-2, (-1, self.dim))
+            return self.cosine @ c + self.sine @ s, slope
         a, b = self.cosine[..., None, :], self.sine[..., None, :]
         value = (a @ c + b @ s)[..., 0, :]
         # sum_j (b_j cos - a_j sin) k_j, as a product with (d, m) matrices, one a layer

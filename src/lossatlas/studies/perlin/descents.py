@@ -340,25 +340,23 @@ def _rows(
     goal over the torus.
     """
     offset = (runs.end + side / 2).remainder(side) - side / 2
-    outcome = classify(runs.window, offset.norm(dim=-1) < RADIUS).cpu()
-    held = None if held is None else held.cpu()
-    rows = []
-    for i, landscape in enumerate(landscapes):
-        for j, arm in enumerate(arms):
-            for k, rate in enumerate(settings["rates"]):
-                here = outcome[i, j, k]
-                stuck = here == Outcome.STUCK
-                rows.append(
-                    {"family": family, "landscape": landscape, "n": n, "arm": arm, "rate": rate, "runs": len(here)}
-                    | {kind.name.lower(): int((here == kind).sum()) for kind in Outcome}
-                    | {
-                        "obnoxious": float("nan") if held is None else float((held[i, j, k] & stuck).sum()),
-                        "evaluations": settings["steps"] * (n if cost is None else cost),
-                        "exponent": float(displacement_exponent(runs.trace[:, i, j, k])),
-                        "correlation": float("nan") if correlation is None else float(correlation[i]),
-                    }
-                )
-    return rows
+    outcome = classify(runs.window, offset.norm(dim=-1) < RADIUS)
+    counts = {kind.name.lower(): (outcome == kind).sum(-1).tolist() for kind in Outcome}  # [g][a][r]
+    still = None if held is None else (held & (outcome == Outcome.STUCK)).sum(-1).tolist()
+    exponents = displacement_exponent(runs.trace).tolist()
+    return [
+        {"family": family, "landscape": landscape, "n": n, "arm": arm, "rate": rate, "runs": outcome.shape[-1]}
+        | {name: count[i][j][k] for name, count in counts.items()}
+        | {
+            "obnoxious": float("nan") if still is None else float(still[i][j][k]),
+            "evaluations": settings["steps"] * (n if cost is None else cost),
+            "exponent": exponents[i][j][k],
+            "correlation": float("nan") if correlation is None else float(correlation[i]),
+        }
+        for i, landscape in enumerate(landscapes)
+        for j, arm in enumerate(arms)
+        for k, rate in enumerate(settings["rates"])
+    ]
 
 
 # --- more dimensions ------------------------------------------------------------------------------------------------
