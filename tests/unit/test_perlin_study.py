@@ -217,10 +217,20 @@ def test_grids_in_space_are_read_exactly_where_they_have_points():
     torch.testing.assert_close(between, (field[:, :, 0, 0, 0] + field[:, :, 0, 1, 0]) / 2, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_rows_read_what_grids_read(dim):
+    dice = torch.Generator().manual_seed(0)
+    fields = torch.randn(2, 5, *(12,) * dim, generator=dice)
+    points = 12 * torch.rand(2, 40, dim, generator=dice) - 4  # also off the torus, which is 4 long
+    points[0, 0] = 0.0
+    found = descents.Rows(fields, side=4)(points)
+    torch.testing.assert_close(found, descents.Grid(fields, side=4)(points).mT, rtol=0, atol=1e-5)
+
+
 def test_averaged_norms_without_a_memory_of_change_are_pointwise_ones():
     """On constant gradients a running mean is the norm itself, so each power's direction is its pointwise one."""
     gradients = torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(1))
-    grid = descents.Grid(gradients.reshape(1, 8, 1, 1).expand(-1, -1, 4, 4), side=2)
+    grid = descents.Rows(gradients.reshape(1, 8, 1, 1).expand(-1, -1, 4, 4), side=2)
     direction = descents._averaged(grid, 4)
     x = torch.rand(1, len(descents.POWERS), 1, 3, 2)
     for step in range(3):
