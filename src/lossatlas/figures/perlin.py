@@ -302,6 +302,8 @@ def harmony(harmony: pd.DataFrame) -> Figure:
         n = int(table["n"].max())
         axes[0, 0].set_title(f"a  sharing more than the minimum, n = {n}")
         axes[0, 1].set_title("b  sharing the minimum less exactly, c = 0")
+        style.tag(axes[0, 0], "hollow: not aligned", (0.96, 0.92), "0.35", xycoords="axes fraction", ha="right")
+        style.tag(axes[1, 1], "no common goal", (len(offsets) + 1, 0.5), "0.35", rotation=90, ha="center", va="center")
         axes[1, 0].set(xlabel="correlation c of the layers", ylim=(-0.04, 1.06))
         axes[1, 1].set_xlabel("misplacement of the minima (cells)", loc="left")
         for ax in axes[0]:
@@ -324,10 +326,10 @@ def _against_correlation(axes: Axes, cell: pd.DataFrame, column: str, arm: str, 
         if part.empty:
             continue
         errors = np.abs(part[[f"{column}_low", f"{column}_high"]].to_numpy().T - part[column].to_numpy())
-        name = label if alignment == "shift" else f"{label}, not aligned"
         axes.errorbar(
             part["correlation"] + beside, part[column], errors, color=colour, marker=marker, markersize=3.5,
-            capsize=1.5, linewidth=0.9, linestyle=line, markerfacecolor=face, label=name,
+            capsize=1.5, linewidth=0.9, linestyle=line, markerfacecolor=face,
+            label=label if alignment == "shift" else None,
         )  # fmt: skip
 
 
