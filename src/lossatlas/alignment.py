@@ -1,4 +1,4 @@
-"""Layers that share a global minimum: each is moved so that its own lies at the origin of the torus."""
+"""Layers that have something in common: a global minimum at the origin of the torus, or a part of their values."""
 
 from typing import Protocol
 
@@ -69,6 +69,24 @@ def _derivatives(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
     return slopes[..., 0], (forward - backward) / (2 * h)
 
 
-def aligned(field: Field, samples: int = 16) -> Field:
-    """The field with each layer's global minimum at the origin. Errors: see `global_minimum`."""
-    return field.shifted(global_minimum(field, samples))
+def aligned(field: Field, samples: int = 16, offset: Tensor | float = 0.0) -> Field:
+    """The field with each layer's global minimum at -offset (*batch, d), by default the origin: partial alignment.
+
+    Errors: see `global_minimum`.
+    """
+    return field.shifted(global_minimum(field, samples) + offset)
+
+
+def correlated(shared: Tensor, own: Tensor, correlation: float, mean: Tensor | None = None) -> Tensor:
+    """Layers m + sqrt(c) (f_0 - m) + sqrt(1 - c) (e_i - m) of which each two have the covariance c Var(f).
+
+    shared f_0 and own e_i are independent values (or gradients) of one law with the mean `mean` m, 0 if None; all of
+    one shape, or such that they broadcast. Mean and variance are those of one layer for every c: with m the mean of
+    aligned layers, all keep a well of that mean shape at the origin while c says how much of the rest is the same.
+    c = 0 gives e_i and c = 1 gives f_0. Raises `LossAtlasError` for a correlation outside [0, 1].
+    """
+    if not 0 <= correlation <= 1:
+        raise LossAtlasError(f"a correlation of {correlation:g} between layers: it must be in [0, 1]")
+    a, b = correlation**0.5, (1 - correlation) ** 0.5
+    mixed = a * shared + b * own
+    return mixed if mean is None else mixed + (1 - a - b) * mean

@@ -6,7 +6,9 @@ pastes together; (P) minima of the potential whose gradient is closest to v. Gri
 (*batch, d, *grid).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -38,9 +40,12 @@ def strict_minima(values: Tensor, dim: int, neighbours: str = "moore") -> Tensor
     block = values  # the least of the neighbourhood so far, the site included
     for axis in range(-dim, 0):
         centre = block if neighbours == "moore" else values
-        sides = torch.minimum(centre.roll(1, axis), centre.roll(-1, axis))
+        size = centre.shape[axis]
+        ring = torch.cat([centre.narrow(axis, size - 1, 1), centre, centre.narrow(axis, 0, 1)], axis)
+        sides = torch.minimum(ring.narrow(axis, 0, size), ring.narrow(axis, 2, size))
         around = sides if around is None else torch.minimum(around, sides)
-        block = torch.minimum(block, sides)
+        if neighbours == "moore" and axis < -1:
+            block = torch.minimum(block, sides)
     return values < around
 
 
@@ -137,7 +142,7 @@ class SpaceStallPoints(NamedTuple):
 
 
 CUBE = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-CUBES = 4096  # that are looked at together, for the cache's sake
+CUBES = 1024  # that are looked at together, for the cache's sake
 # The faces of a cube as triangles of its corners, seen from outside. Opposite faces are cut along the same diagonal, so
 # that the cubes on both sides of a face see the same two triangles, with opposite orientation.
 TRIANGLES = [
@@ -173,8 +178,10 @@ def space_stall_points(direction: Tensor) -> SpaceStallPoints:
         sites = ([(p + b) % n for p, b, n in zip(place, bits, size, strict=True)] for bits in CUBE)
         corners = torch.stack([fields[(field, slice(None), *site)] for site in sites], 1).double()  # (cubes, 8, 3)
         degree = _degrees(corners)
-        found[0].index_add_(0, field, degree.clamp_min(0) * _attracting(corners))
         found[1].index_add_(0, field, degree)
+        positive = degree > 0
+        field, corners, degree = field[positive], corners[positive], degree[positive]
+        found[0].index_add_(0, field, degree * _attracting(corners))
     return SpaceStallPoints(*found.reshape(2, *batch))
 
 
@@ -183,11 +190,17 @@ def _degrees(corners: Tensor) -> Tensor:
 
     The solid angle of a triangle of unit vectors a, b, c (van Oosterom and Strackee 1983).
     """
-    unit = corners / corners.norm(dim=-1, keepdim=True).clamp_min(1e-300)
-    a, b, c = unit[:, TRIANGLES].unbind(2)  # (m, 12, 3) each
-    volume = (a * torch.linalg.cross(b, c)).sum(-1)
-    aperture = 1 + ((a * b).sum(-1) + (c * a).sum(-1)) + (b * c).sum(-1)
-    return (torch.atan2(volume, aperture).sum(-1) / (2 * torch.pi)).round().long()
+    parts = corners.permute(2, 1, 0).contiguous()  # components first: (3, 8, m)
+    unit = parts / parts.square().sum(0).sqrt_().clamp_min(1e-300)
+    a, b, c = unit[:, TRIANGLES].unbind(2)  # (3, 12, m) each
+
+    def dot(u: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
+        return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
+
+    normal = [b[i] * c[j] - b[j] * c[i] for i, j in ((1, 2), (2, 0), (0, 1))]
+    volume = dot(a, normal)
+    aperture = 1 + ((dot(a, b) + dot(c, a)) + dot(b, c))
+    return (torch.atan2(volume, aperture).sum(0) / (2 * torch.pi)).round().long()
 
 
 def _attracting(corners: Tensor) -> Tensor:
@@ -217,28 +230,40 @@ def potential(direction: Tensor, side: float) -> tuple[Tensor, Tensor]:
     dim = _space(direction)
     axes = tuple(range(-dim, 0))
     grid = direction.shape[-dim:]
-    numbers = [torch.fft.fftfreq(n, 1 / n, device=direction.device, dtype=direction.dtype) for n in grid[:-1]]
-    numbers.append(torch.fft.rfftfreq(grid[-1], 1 / grid[-1], device=direction.device, dtype=direction.dtype))
+    numbers, inverse, energies = _waves(tuple(grid), float(side), direction.device, direction.dtype)
+    spectrum = torch.fft.rfftn(direction, dim=axes)
+    along = spectrum.select(-dim - 1, 0) * numbers[0]
+    for axis in range(1, dim):
+        along.addcmul_(spectrum.select(-dim - 1, axis), numbers[axis])
+    gradient_energy = (torch.view_as_real(along).square() * energies[..., None]).sum((*(a - 1 for a in axes), -1))
+    energy = direction.square().sum((-dim - 1, *axes)) * grid.numel()  # of all waves, by Parseval
+    rest = (1 - gradient_energy / energy.clamp_min(1e-300)).clamp_min(0)
+    return torch.fft.irfftn(along.mul_(inverse), s=grid, dim=axes), rest
+
+
+@lru_cache(maxsize=8)
+def _waves(
+    grid: tuple[int, ...], side: float, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Of the half spectrum of a grid: wave numbers k_a of each axis, complex and shaped to be multiplied with it;
+    -i / |k|², 0 at k = 0; and 1 / |k|² times how often a wave stands for itself and its conjugate."""
+    numbers = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in grid[:-1]]
+    numbers.append(torch.fft.rfftfreq(grid[-1], 1 / grid[-1], dtype=torch.float64))
     for k, n in zip(numbers, grid, strict=True):
         k[k.abs() * 2 == n] = 0  # the highest wave of an even grid has no derivative there
-    waves = torch.stack(torch.meshgrid(*numbers, indexing="ij")) * (2 * torch.pi / side)
-    square = waves.square().sum(0)
-    spectrum = torch.fft.rfftn(direction, dim=axes)
-    along = (spectrum * waves).sum(-dim - 1)
-    found = torch.where(square > 0, -1j * along / square.clamp_min(1e-30), 0)
-    weight = torch.full(grid[-1:], 2.0, device=direction.device)[: found.shape[-1]]
+    numbers = [(k * (2 * torch.pi / side)).view(-1, *(1,) * (len(grid) - 1 - axis)) for axis, k in enumerate(numbers)]
+    square = sum(k.square() for k in numbers)
+    inverse = torch.where(square > 0, 1 / square.clamp_min(1e-30), 0)
+    weight = torch.full((grid[-1] // 2 + 1,), 2.0, dtype=torch.float64)
     weight[0] = 1.0
     if grid[-1] % 2 == 0:
         weight[-1] = 1.0
-    gradient_energy = (_squared(found) * square * weight).sum(axes)
-    energy = (_squared(spectrum).sum(-dim - 1) * weight).sum(axes)
-    rest = (1 - gradient_energy / energy.clamp_min(1e-300)).clamp_min(0)
-    return torch.fft.irfftn(found, s=grid, dim=axes), rest
-
-
-def _squared(z: Tensor) -> Tensor:
-    """|z|², without the square root that `abs` takes."""
-    return torch.view_as_real(z).square().sum(-1)
+    spectral = torch.complex(torch.empty(0, dtype=dtype), torch.empty(0, dtype=dtype)).dtype
+    return (
+        [k.to(device, spectral) for k in numbers],
+        (-1j * inverse).to(device, spectral),
+        (inverse * weight).to(device, dtype),
+    )
 
 
 def _space(direction: Tensor) -> int:
@@ -275,35 +300,40 @@ def basins(values: np.ndarray, home: int = 0) -> Basins:
     Sites flow to their lowest neighbour (equal values in the order of their index); then basins are joined over their
     lowest passes by union–find, which gives the 0-dimensional sublevel persistence and the minimax barriers at once.
     """
-    x, y = values.shape
-    flat = values.ravel()
-    rank = np.empty(flat.size, dtype=np.int64)
+    shape, flat = values.shape, values.ravel()
     order = np.argsort(flat, kind="stable")
+    rank = np.empty(flat.size, dtype=np.int64)
     rank[order] = np.arange(flat.size)
-    index = np.arange(flat.size).reshape(x, y)
-    moves = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
-    around = np.stack([np.roll(index, move, (0, 1)).ravel() for move in moves])
-    everything = np.concatenate([index.reshape(1, -1), around])
-    target = everything[rank[everything].argmin(0), np.arange(flat.size)]
+    level = rank.reshape(shape)
+    rows = np.minimum(np.minimum(np.roll(level, 1, 0), np.roll(level, -1, 0)), level)
+    lowest_near = np.minimum(np.minimum(np.roll(rows, 1, 1), np.roll(rows, -1, 1)), rows)
+    target = order[lowest_near.ravel()]
     while not np.array_equal(further := target[target], target):
         target = further
-    site, label, size = np.unique(target, return_inverse=True, return_counts=True)
-    # the lowest pass between each two basins that touch
-    a = np.broadcast_to(label, (4, flat.size)).ravel()
-    b = label[around[:4]].ravel()
-    level = np.maximum(rank, rank[around[:4]]).ravel()
-    between = a != b
-    a, b, level = np.minimum(a, b)[between], np.maximum(a, b)[between], level[between]
-    by_level = np.argsort(level, kind="stable")
-    pair = (a * len(site) + b)[by_level]
-    _, first = np.unique(pair, return_index=True)
-    passes = by_level[np.sort(first)]
+    site = np.flatnonzero(target == np.arange(flat.size))
+    number = np.empty(flat.size, dtype=np.int64)
+    number[site] = np.arange(len(site))
+    label = number[target].reshape(shape)
+    size = np.bincount(label.ravel(), minlength=len(site))
+    # the lowest pass between each two basins that touch, as one number: which two, then its level
+    keys = []
+    for move in ((-1, -1), (-1, 0), (-1, 1), (0, -1)):  # the other half are the same neighbours seen from there
+        other = np.roll(label, move, (0, 1))
+        between = label != other
+        a, b = label[between], other[between]
+        height = np.maximum(level, np.roll(level, move, (0, 1)))[between]
+        keys.append((np.minimum(a, b) * len(site) + np.maximum(a, b)) * flat.size + height)
+    pair, height = np.divmod(np.sort(np.concatenate(keys)), flat.size)
+    first = np.flatnonzero(np.diff(pair, prepend=-1))
+    first = first[np.argsort(height[first], kind="stable")]
+    ends = np.stack(np.divmod(pair[first], len(site)), 1).tolist()
+    passes = zip(ends, flat[order[height[first]]].tolist(), strict=True)
     birth = flat[site]
     parent = list(range(len(site)))
     members = [[i] for i in range(len(site))]
-    lowest = rank[site].copy()
+    lowest = rank[site].tolist()
     death, barrier = np.full(len(site), np.inf), np.full(len(site), np.inf)
-    at_home = int(label[home])
+    at_home = int(label.ravel()[home])
     barrier[at_home] = -np.inf
     least = list(range(len(site)))  # the lowest minimum of each component
 
@@ -313,11 +343,10 @@ def basins(values: np.ndarray, home: int = 0) -> Basins:
             i = parent[i]
         return i
 
-    for edge in passes:
-        i, j = root(int(a[edge])), root(int(b[edge]))
+    for (i, j), height in passes:
+        i, j = root(i), root(j)
         if i == j:
             continue
-        height = flat[order[level[edge]]]
         home_root = root(at_home)
         if home_root in (i, j):
             barrier[members[j if home_root == i else i]] = height

@@ -21,6 +21,15 @@ def test_fft_sum_of_waves_and_autograd_agree(dim):
     by_autograd = torch.stack([torch.autograd.grad(v.sum(), theta, retain_graph=True)[0].mT for v in field(theta)])
     for a, b in ((dense.flatten(1), scattered), (slope.flatten(2), its_slope), (its_slope, by_autograd)):
         torch.testing.assert_close(a, b, rtol=0, atol=EXACT)
+    assert torch.equal(field.values(3), dense)
+
+
+def test_layers_at_points_of_their_own_or_in_common_agree():
+    """Groups of layers (2, 3) at points (2, 1, d, B) that the layers of a group share, and at a copy for each layer."""
+    field = GaussianField.features("shared points", layers=[[0, 1, 2], [3, 4, 5]], dim=4, waves=50, dtype=torch.float64)
+    points = torch.randn(2, 1, 4, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for a, b in zip(field.at(points), field.at(points.expand(-1, 3, -1, -1)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lossatlas.alignment import aligned, global_minimum
+from lossatlas.alignment import aligned, correlated, global_minimum
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems import GaussianField, PerlinField
 
@@ -205,6 +205,51 @@ def test_aligned_layers_share_their_global_minimum(kind):
     assert (moved.dense(16)[0].flatten(1).amin(1) >= value[:, 0] - 1e-12).all()
     # a translation leaves the values as a whole where they were
     assert float((moved.dense(16)[0].mean() - field.dense(16)[0].mean()).abs()) < 1e-3
+
+
+def test_a_misplacement_of_zero_is_exact_alignment():
+    field = PerlinField.named("align", layers=[0, 1], cells=8, octaves=4)
+    place = global_minimum(field)
+    assert torch.equal(aligned(field, 16, torch.zeros(2, 2)).shift, aligned(field).shift)
+    assert torch.equal(aligned(field).shift, place)
+    offset = torch.tensor([[0.5, -0.25], [0.0, 1.0]])
+    moved = global_minimum(aligned(field, 16, offset))
+    away = (moved + offset + 4).remainder(8) - 4  # the minimum lies at -offset, on the torus
+    assert float(away.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("c", [0.25, 0.5, 0.95])
+def test_layers_share_the_variance_they_are_told_to(c):
+    """Cov(f_i, f_j) = c Var, Var(f_i) = Var, over 4000 independent fields at one place of a cell; within 4 s.e."""
+    count = 4000
+    x = torch.tensor([[0.3], [0.6]], dtype=torch.float64)
+    fields = [
+        PerlinField.named("share", c, part, layers=list(range(count)), cells=2, dtype=torch.float64) for part in "abc"
+    ]
+    shared, own, other = (field.at(x)[0][:, 0] for field in fields)
+    one, two = correlated(shared, own, c), correlated(shared, other, c)
+    known = float(torch.cat([shared, own, other]).square().mean())  # the mean of noise is 0 by symmetry
+    for moment, expected in ((one.square(), known), (two.square(), known), (one * two, c * known)):
+        error = math.hypot(float(moment.std()) / math.sqrt(count), expected / math.sqrt(1.5 * count))
+        assert abs(float(moment.mean()) - expected) < 4 * error
+
+
+def test_layers_that_share_all_are_identical_and_those_that_share_nothing_their_own():
+    dice = torch.Generator().manual_seed(0)
+    shared, own, mean = (torch.randn(5, generator=dice) for _ in range(3))
+    assert torch.equal(correlated(shared, own, 1.0), shared)
+    assert torch.equal(correlated(shared, own, 0.0), own)
+    assert torch.equal(correlated(shared, own, 1.0, mean), shared)
+    assert torch.equal(correlated(shared, own, 0.0, mean), own)
+    with pytest.raises(LossAtlasError, match="must be in"):
+        correlated(shared, own, 1.5)
+
+
+def test_sharing_about_a_mean_keeps_that_mean():
+    """f = m + sqrt(c) (f_0 - m) + sqrt(1 - c) (e - m): where both parts are the mean, so is the layer, for every c."""
+    mean = torch.linspace(-2, 1, 7, dtype=torch.float64)
+    for c in (0.1, 0.5, 0.9):
+        torch.testing.assert_close(correlated(mean, mean, c, mean), mean, rtol=0, atol=1e-15)
 
 
 def test_alignment_needs_a_unique_minimum():

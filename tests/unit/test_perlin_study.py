@@ -20,9 +20,10 @@ from lossatlas.config import load_schema, validate
 from lossatlas.critical_points import stall_points, strict_minima
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import perlin as figures
-from lossatlas.studies.perlin import common, densities, descents, plan, smoothness
+from lossatlas.studies.perlin import common, densities, descents, harmony, plan, smoothness
 from lossatlas.studies.perlin.landscapes import aligned_layer, layer
 from lossatlas.studies.perlin.measurements import MEASURES, arrivals, common_minima, measure, stalling
+from lossatlas.studies.perlin.measurements import harmony as measured_harmony
 from lossatlas.studies.perlin.measurements.arrivals import tuned
 from lossatlas.studies.perlin.measurements.evidence import Tables
 from lossatlas.studies.perlin.measurements.stalling import density_ratio
@@ -57,6 +58,7 @@ def tables():
         {kind: pd.DataFrame(densities.measure(kind, s)) for kind, s in plan.densities(config).items()},
         pd.DataFrame(smoothness.measure(plan.smoothness(config))),
         {kind: pd.DataFrame(descents.measure(kind, s)) for kind, s in plan.descents(config).items()},
+        dict(zip(("densities", "descents"), map(pd.DataFrame, harmony.measure(plan.harmony(config))), strict=True)),
     )
     torch.set_num_threads(threads)
     return found
@@ -215,10 +217,20 @@ def test_grids_in_space_are_read_exactly_where_they_have_points():
     torch.testing.assert_close(between, (field[:, :, 0, 0, 0] + field[:, :, 0, 1, 0]) / 2, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_rows_read_what_grids_read(dim):
+    dice = torch.Generator().manual_seed(0)
+    fields = torch.randn(2, 5, *(12,) * dim, generator=dice)
+    points = 12 * torch.rand(2, 40, dim, generator=dice) - 4  # also off the torus, which is 4 long
+    points[0, 0] = 0.0
+    found = descents.Rows(fields, side=4)(points)
+    torch.testing.assert_close(found, descents.Grid(fields, side=4)(points).mT, rtol=0, atol=1e-5)
+
+
 def test_averaged_norms_without_a_memory_of_change_are_pointwise_ones():
     """On constant gradients a running mean is the norm itself, so each power's direction is its pointwise one."""
     gradients = torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(1))
-    grid = descents.Grid(gradients.reshape(1, 8, 1, 1).expand(-1, -1, 4, 4), side=2)
+    grid = descents.Rows(gradients.reshape(1, 8, 1, 1).expand(-1, -1, 4, 4), side=2)
     direction = descents._averaged(grid, 4)
     x = torch.rand(1, len(descents.POWERS), 1, 3, 2)
     for step in range(3):
@@ -301,6 +313,57 @@ def test_aligned_layers_are_the_same_for_every_part():
     torch.testing.assert_close(a.dense(8)[0][1], b.dense(8)[0][0], rtol=0, atol=1e-5)
 
 
+# --- harmony ----------------------------------------------------------------------------------------------------------
+
+
+def test_layers_that_share_nothing_but_the_minimum_are_those_of_the_descents(tables):
+    """c = 0 with exact alignment meets the landscapes, starts and arms of the other table, run for run."""
+    found = MEASURES["perlin.harmony_uncorrelated"](tables)
+    assert (found.value, found.n) == (0, 4 * 3 * 2)  # landscapes, arms, rates
+
+
+def test_one_layer_n_times_is_that_layer(tables):
+    assert MEASURES["perlin.harmony_one_layer"](tables).value == 0
+    runs = tables.harmony["descents"]
+    same = runs[(runs["alignment"] == "shift") & (runs["correlation"] == 1)]
+    by_arm = same.pivot_table(index=["landscape", "n", "rate"], columns="arm", values="success")
+    assert (by_arm.max(axis=1) - by_arm.min(axis=1)).max() <= 1  # rounding at the edge of the goal
+    dense = tables.harmony["densities"]
+    alike = dense[(dense["correlation"] == 1) & (dense["n"] > 1)]["likeness"]
+    assert len(alike)
+    assert alike.to_numpy() == pytest.approx(1, abs=1e-4)
+
+
+def test_layers_of_teams_are_as_alike_as_they_are_told_to_be():
+    """Likeness of layers that are not aligned is c within 4 standard errors; a bowl or a well makes them more alike."""
+    config = plan.harmony(settings("smoke")) | {"landscapes": 12, "starts": 1, "steps": 10, "samples": 8}
+    dense = pd.DataFrame(harmony.measure(config)[0])
+    alike = dense[(dense["n"] == 4) & (dense["arm"] == "sum")]
+    loose = alike[alike["alignment"] == "none"].groupby("correlation")["likeness"]
+    for c, values in loose:
+        assert abs(values.mean() - c) <= 4 * values.std() / math.sqrt(len(values)) + 1e-6
+    mean = alike.groupby(["alignment", "correlation"])["likeness"].mean()
+    assert mean["shift", 0] > mean["none", 0]
+    assert mean["unaligned_bowl", 0] > mean["none", 0]
+
+
+def test_descents_without_a_common_goal_are_not_judged(tables):
+    assert "none" not in set(tables.harmony["descents"]["alignment"])
+    summary = measured_harmony.summary(tables)
+    nowhere = summary[summary["alignment"] == "none"]
+    assert len(nowhere)
+    assert nowhere["success"].isna().all()
+    assert nowhere["density"].notna().all()
+
+
+def test_teams_need_both_ends_of_sharing():
+    config = settings()
+    with pytest.raises(LossAtlasError, match="must hold 0 and 1"):
+        plan.harmony({**config, "harmony": {**config["harmony"], "correlations": [0, 0.5]}})
+    with pytest.raises(LossAtlasError, match="2 at least"):
+        plan.harmony({**config, "harmony": {**config["harmony"], "landscapes": 1}})
+
+
 # --- measures on known tables -----------------------------------------------------------------------------------------
 
 
@@ -315,7 +378,13 @@ def white_table(rate, n=(1, 2, 3, 4), fields=6, sites=10**9):
 
 
 def only(**parts):
-    return Tables(parts.get("counts", {}), parts.get("densities", {}), parts.get("relief"), parts.get("descents", {}))
+    return Tables(
+        parts.get("counts", {}),
+        parts.get("densities", {}),
+        parts.get("relief"),
+        parts.get("descents", {}),
+        parts.get("harmony", {}),
+    )
 
 
 def test_slopes_of_exact_laws():
@@ -449,6 +518,7 @@ def test_figures_are_drawn_from_the_summary_tables(tables, tmp_path):
         "densities": figures.densities(stalling.ratios(tables), stalling.limits(tables)),
         "success": figures.success(arrivals.success(tables)),
         "failures": figures.failures(arrivals.success(tables)),
+        "harmony": figures.harmony(measured_harmony.summary(tables)),
     }
     for name, figure in drawn.items():
         figures.save(figure, tmp_path / f"{name}.png")

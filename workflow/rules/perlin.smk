@@ -3,6 +3,7 @@ from lossatlas.studies.perlin import plan as perlin_plan
 try:
     PERLIN_DENSITIES = perlin_plan.densities(config["perlin"])
     PERLIN_DESCENTS = perlin_plan.descents(config["perlin"])
+    PERLIN_HARMONY = perlin_plan.harmony(config["perlin"])
 except LossAtlasError as error:
     raise WorkflowError(str(error)) from None
 STUDIES.append("perlin")
@@ -12,6 +13,7 @@ FIGURES += [
     "perlin_densities",
     "perlin_success",
     "perlin_failures",
+    "perlin_harmony",
 ]
 PERLIN_COUNTS = perlin_plan.counts(config["perlin"])
 PERLIN_SMOOTHNESS = perlin_plan.smoothness(config["perlin"])
@@ -19,6 +21,7 @@ PERLIN_COUNTS_CODE = code("lossatlas.studies.perlin.common")
 PERLIN_DENSITIES_CODE = code("lossatlas.studies.perlin.densities")
 PERLIN_SMOOTHNESS_CODE = code("lossatlas.studies.perlin.smoothness")
 PERLIN_DESCENTS_CODE = code("lossatlas.studies.perlin.descents")
+PERLIN_HARMONY_CODE = code("lossatlas.studies.perlin.harmony")
 PERLIN_FIGURES_CODE = code("lossatlas.figures.perlin", "lossatlas.tables")
 PERLIN = f"results/{tier}/perlin"
 
@@ -95,6 +98,24 @@ rule perlin_descents:
         "../scripts/perlin_descents.py"
 
 
+rule perlin_harmony:
+    output:
+        densities=f"{PERLIN}/harmony/densities.csv",
+        descents=f"{PERLIN}/harmony/descents.csv",
+    log:
+        f"logs/{tier}/perlin_harmony.log",
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        settings=PERLIN_HARMONY,
+        code=PERLIN_HARMONY_CODE,
+    message:
+        "vary what the layers of a team share"
+    script:
+        "../scripts/perlin_harmony.py"
+
+
 rule perlin_measurements:
     input:
         white=f"{PERLIN}/counts/white.csv",
@@ -104,6 +125,8 @@ rule perlin_measurements:
         densities=expand(f"{PERLIN}/densities/{{kind}}.csv", kind=PERLIN_DENSITIES),
         smoothness=f"{PERLIN}/relief/smoothness.csv",
         descents=expand(f"{PERLIN}/descents/{{kind}}.csv", kind=PERLIN_DESCENTS),
+        harmony_densities=f"{PERLIN}/harmony/densities.csv",
+        harmony_descents=f"{PERLIN}/harmony/descents.csv",
         ledger=[path.as_posix() for path in sorted(Path("claims").glob("*.yaml"))],
     output:
         measurements=f"{PERLIN}/measurements.csv",
@@ -111,6 +134,7 @@ rule perlin_measurements:
         ratios=f"{PERLIN}/ratios.csv",
         limits=f"{PERLIN}/limits.csv",
         success=f"{PERLIN}/success.csv",
+        harmony=f"{PERLIN}/harmony.csv",
     log:
         f"logs/{tier}/perlin_measurements.log",
     threads: 1
@@ -119,10 +143,12 @@ rule perlin_measurements:
         densities=PERLIN_DENSITIES,
         smoothness=PERLIN_SMOOTHNESS,
         descents=PERLIN_DESCENTS,
+        harmony=PERLIN_HARMONY,
         counts_code=PERLIN_COUNTS_CODE,
         densities_code=PERLIN_DENSITIES_CODE,
         smoothness_code=PERLIN_SMOOTHNESS_CODE,
         descents_code=PERLIN_DESCENTS_CODE,
+        harmony_code=PERLIN_HARMONY_CODE,
         code=code(
             "lossatlas.studies.perlin.measurements",
             "lossatlas.claims",
@@ -241,6 +267,28 @@ rule figure_perlin_failures:
         code=PERLIN_FIGURES_CODE,
     message:
         "draw perlin_failures"
+    script:
+        "../scripts/figure_perlin.py"
+
+
+rule figure_perlin_harmony:
+    """Figure: where teams rest and who arrives, against what their layers share (planeswalker README)."""
+    input:
+        harmony=f"{PERLIN}/harmony.csv",
+    output:
+        report(
+            f"results/{tier}/figures/perlin_harmony.png",
+            caption="../report/perlin_harmony.rst",
+            category="perlin",
+        ),
+        f"results/{tier}/figures/perlin_harmony.svg",
+    log:
+        f"logs/{tier}/figure_perlin_harmony.log",
+    threads: 1
+    params:
+        code=PERLIN_FIGURES_CODE,
+    message:
+        "draw perlin_harmony"
     script:
         "../scripts/figure_perlin.py"
 

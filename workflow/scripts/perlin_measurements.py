@@ -4,7 +4,7 @@ with job.start(snakemake):
     from pathlib import Path
 
     from lossatlas import artifacts, claims, tables
-    from lossatlas.studies.perlin.measurements import arrivals, common_minima, evidence, measure, stalling
+    from lossatlas.studies.perlin.measurements import arrivals, common_minima, evidence, harmony, measure, stalling
 
     params, inputs, output = snakemake.params, snakemake.input, snakemake.output
 
@@ -23,8 +23,13 @@ with job.start(snakemake):
             Path(path).stem: read(path, params.descents[Path(path).stem], params.descents_code)
             for path in inputs.descents
         },
+        {
+            name: read(inputs[f"harmony_{name}"], params.harmony, params.harmony_code)
+            for name in ("densities", "descents")
+        },
     )
     used = [*counts.values(), *inputs.densities, inputs.smoothness, *inputs.descents]
+    used += [inputs.harmony_densities, inputs.harmony_descents]
     about = {"parameters": {}, "inputs": used, "code": params.code}
     rows = claims.measurement_rows(measure(everything), claims.load_ledger("claims"), output.measurements)
     artifacts.save_table(output.measurements, rows, **about)
@@ -33,6 +38,7 @@ with job.start(snakemake):
         "ratios": stalling.ratios,
         "limits": stalling.limits,
         "success": arrivals.success,
+        "harmony": harmony.summary,
     }
     for name, summary in summaries.items():
         artifacts.save_table(output[name], summary(everything).to_dict("list"), **about)

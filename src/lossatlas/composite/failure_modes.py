@@ -80,17 +80,17 @@ def obnoxious(weights: Tensor, gradients: Tensor, to_goal: Tensor) -> Tensor:
 
 
 def displacement_exponent(positions: Tensor) -> Tensor:
-    """Exponent of the mean squared displacement against time, over T equally spaced positions (T, ..., d): scalar.
+    """Exponent of the mean squared displacement of s runs against time, positions (T, ..., s, d) equally spaced: (...).
 
     The least-squares slope of log mean |x(t) - x(0)|² on log t: 1 for a random walk, 2 for a straight march, near 0 for
     runs at rest. Raises `LossAtlasError` for fewer than three positions.
     """
     if len(positions) < 3:
         raise LossAtlasError(f"{len(positions)} positions have no exponent: give at least 3")
-    square = (positions[1:] - positions[0]).double().square().sum(-1).flatten(1).mean(1).clamp_min(1e-300).log()
+    square = (positions[1:] - positions[0]).double().square().sum(-1).mean(-1).clamp_min(1e-300).log()
     time = torch.arange(1, len(positions), dtype=torch.float64, device=positions.device).log()
     centred = time - time.mean()
-    return (centred * square).sum() / centred.square().sum()
+    return torch.tensordot(centred, square, 1) / centred.square().sum()
 
 
 def goal_correlation(losses: Tensor, distances: Tensor) -> Tensor:

@@ -43,9 +43,12 @@ def norms(gramian: Tensor) -> Tensor:
     return gramian.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
 
 
-def power_weights(lengths: Tensor, q: float) -> Tensor:
-    """w_i = r_i^q / sum_j r_j^q of norms r (..., n); q = inf gives the largest alone. Equal weights if all r are 0."""
-    if q == inf:
+def power_weights(lengths: Tensor, q: float | Tensor) -> Tensor:
+    """w_i = r_i^q / sum_j r_j^q of norms r (..., n); q = inf gives the largest alone. Equal weights if all r are 0.
+
+    A tensor of finite powers (..., 1) gives each leading index its own.
+    """
+    if not isinstance(q, Tensor) and q == inf:
         return torch.nn.functional.one_hot(lengths.argmax(-1), lengths.shape[-1]).to(lengths.dtype)
     tiny = torch.finfo(lengths.dtype).tiny
     floored = lengths.clamp_min(tiny).maximum(FLOOR * lengths.amax(-1, keepdim=True))
@@ -70,10 +73,10 @@ Sum = PowerWeighting(0.0)
 class AveragedPowerWeighting:
     """Weights ∝ m_i^q with m_i the bias-corrected running mean of |g_i| (decay as in an EMA), one for each index.
 
-    Stateful: `reset()` before another run.
+    Stateful: `reset()` before another run. For `q` as a tensor see `power_weights`.
     """
 
-    q: float = 1.0
+    q: float | Tensor = 1.0
     decay: float = 0.9
     _mean: Tensor | None = field(default=None, repr=False)
     _steps: int = 0

@@ -10,7 +10,7 @@ from lossatlas.artifacts import Artifact
 from lossatlas.figures import style
 from lossatlas.figures.style import save
 
-__all__ = ["densities", "failures", "gallery", "rates", "save", "success"]
+__all__ = ["densities", "failures", "gallery", "harmony", "rates", "save", "success"]
 
 ARMS = {  # label, colour, marker
     "sum": ("sum", style.BLUE, "o"),
@@ -278,3 +278,74 @@ def _stack(axes: Axes, cell: pd.DataFrame) -> None:
         bottom = bottom + parts[name]
     axes.set_xticks(place, cell["n"].astype(int))
     axes.set_ylim(0, 1)
+
+
+def harmony(harmony: pd.DataFrame) -> Figure:
+    """Attractors and arrivals of the largest team against what its layers share besides the minimum, and how exactly
+    they share that."""
+    table = harmony[harmony["n"] == harmony["n"].max()]
+    measures = {"density": "attractors / those of one layer", "success": "share that arrives"}
+    offsets = sorted(set(table.loc[table["alignment"] == "partial", "offset"]))
+    places = [("shift", "0"), *((offset, f"{offset:g}") for offset in offsets), ("none", "not\naligned")]
+    places += [("bowl", "0, with\nbowl"), ("unaligned_bowl", "bowl\nalone")]
+    with style.paper():
+        figure, axes = plt.subplots(
+            2, 2, figsize=(style.PAGE, 4.4), layout="constrained", sharey="row", width_ratios=(1, 1.15)
+        )
+        for row, (column, label) in zip(axes, measures.items(), strict=True):
+            for i, arm in enumerate(("sum", "q=1", "max")):
+                cell = table[table["arm"] == arm]
+                _against_correlation(row[0], cell, column, arm, 0.006 * (i - 1))
+                _against_alignment(row[1], cell, column, arm, [place for place, _ in places], 0.08 * (i - 1))
+            row[0].set_ylabel(label)
+            row[1].axvline(len(offsets) + 1.5, color="0.8", linewidth=0.8)
+        n = int(table["n"].max())
+        axes[0, 0].set_title(f"a  sharing more than the minimum, n = {n}")
+        axes[0, 1].set_title("b  sharing the minimum less exactly, c = 0")
+        style.tag(axes[0, 0], "hollow: not aligned", (0.96, 0.92), "0.35", xycoords="axes fraction", ha="right")
+        style.tag(axes[1, 1], "no common goal", (len(offsets) + 1, 0.5), "0.35", rotation=90, ha="center", va="center")
+        axes[1, 0].set(xlabel="correlation c of the layers", ylim=(-0.04, 1.06))
+        axes[1, 1].set_xlabel("misplacement of the minima (cells)", loc="left")
+        for ax in axes[0]:
+            ax.set_yscale("log", base=2)
+            ax.yaxis.set_major_formatter("{x:g}")
+        for ax in axes[:, 0]:
+            ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1\none layer"])
+        for ax in axes[:, 1]:
+            ax.set_xticks(range(len(places)), [name for _, name in places])
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels))
+        return figure
+
+
+def _against_correlation(axes: Axes, cell: pd.DataFrame, column: str, arm: str, beside: float) -> None:
+    """Aligned layers filled and solid, layers that are not aligned hollow and dashed."""
+    label, colour, marker = ARMS[arm]
+    for alignment, line, face in (("shift", "-", colour), ("none", "--", "white")):
+        part = cell[(cell["alignment"] == alignment) & cell[column].notna()].sort_values("correlation")
+        if part.empty:
+            continue
+        errors = np.abs(part[[f"{column}_low", f"{column}_high"]].to_numpy().T - part[column].to_numpy())
+        axes.errorbar(
+            part["correlation"] + beside, part[column], errors, color=colour, marker=marker, markersize=3.5,
+            capsize=1.5, linewidth=0.9, linestyle=line, markerfacecolor=face,
+            label=label if alignment == "shift" else None,
+        )  # fmt: skip
+
+
+def _against_alignment(axes: Axes, cell: pd.DataFrame, column: str, arm: str, places: list, beside: float) -> None:
+    """Exactly aligned, ever less, not at all; then with a bowl in every layer, aligned and not."""
+    _, colour, marker = ARMS[arm]
+    cell = cell[cell["correlation"] == 0]
+    keys = cell["alignment"].where(cell["alignment"] != "partial", cell["offset"])
+    bowls = len(places) - 2
+    for group, line in ((range(bowls), "-"), (range(bowls, len(places)), "none")):
+        at = [i for i in group if cell.loc[keys == places[i], column].notna().any()]
+        if not at:
+            continue
+        part = pd.concat([cell[keys == places[i]] for i in at])
+        errors = np.abs(part[[f"{column}_low", f"{column}_high"]].to_numpy().T - part[column].to_numpy())
+        axes.errorbar(
+            np.array(at) + beside, part[column], errors, color=colour, marker=marker, markersize=3.5, capsize=1.5,
+            linewidth=0.9, linestyle=line,
+        )  # fmt: skip

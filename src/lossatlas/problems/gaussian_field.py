@@ -9,6 +9,7 @@ lambda2 = E f_x² = l⁻², lambda4 = E f_xx² = 3 l⁻⁴. Points and gradients
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,17 +49,8 @@ class GaussianField:
         """
         if dim < 1 or side < 6 * length:
             raise LossAtlasError(f"a torus of {dim} axes and side {side:g}: need dim >= 1, side >= 6 lengths")
-        most = int(CUTOFF * side / (2 * math.pi * length))
-        axis = torch.arange(-most, most + 1, dtype=torch.float64)
-        index = torch.cartesian_prod(*(axis,) * dim).reshape(-1, dim)
-        half = _upper_half(index) & (index.norm(dim=-1) <= CUTOFF * side / (2 * math.pi * length))
-        waves = index[half] * (2 * math.pi / side)
-        # each wave and its mirror image: a and b have the variance 2 S(k) (2 pi / side)^d, S the spectral density
-        density = (length / math.sqrt(2 * math.pi)) ** dim * torch.exp(-0.5 * (length * waves).square().sum(-1))
-        scale = (2 * density * (2 * math.pi / side) ** dim).sqrt()
-        constant = math.sqrt(float((length / math.sqrt(2 * math.pi) * 2 * math.pi / side) ** dim))
-        waves, scale = torch.cat([torch.zeros(1, dim), waves]), torch.cat([torch.tensor([constant]), scale])
-        return cls(waves.to(dtype), *_amplitudes(name, layers, scale.double(), dtype), side)
+        waves, scale = _torus_waves(dim, side, length)
+        return cls(waves.to(dtype), *_amplitudes(name, layers, scale, dtype), side)
 
     @classmethod
     def features(
@@ -114,10 +106,19 @@ class GaussianField:
         """Values (*batch, B) and gradients (*batch, d, B) at points (..., d, B), whose leading axes fit the batch."""
         phase = self.waves @ points  # (..., m, B)
         c, s = phase.cos(), phase.sin()
+        if c.dim() > 2 and c.shape[-3] == 1:  # all layers at the same points: they become rows of one product
+            c, s, rows = c.squeeze(-3), s.squeeze(-3), self.waves.mT
+            along_s, along_c = ((part[..., None, :] * rows).flatten(-3, -2) for part in (self.cosine, self.sine))
+            slope = (along_c @ c - along_s @ s).unflatten(-2, (-1, self.dim))
+            return self.cosine @ c + self.sine @ s, slope
         a, b = self.cosine[..., None, :], self.sine[..., None, :]
         value = (a @ c + b @ s)[..., 0, :]
         # sum_j (b_j cos - a_j sin) k_j, as a product with (d, m) matrices, one a layer
         return value, (b * self.waves.mT) @ c - (a * self.waves.mT) @ s
+
+    def values(self, samples: int) -> Tensor:
+        """The values of `dense` alone, (*batch, *grid)."""
+        return self._on_grid(samples, slopes=False)[0]
 
     def dense(self, samples: int) -> tuple[Tensor, Tensor]:
         """Values (*batch, *grid) and gradients (*batch, d, *grid) on `samples` points a unit of length and axis.
@@ -125,6 +126,10 @@ class GaussianField:
         By inverse FFT. Raises `LossAtlasError` off the torus, in more than 3 dimensions, and for a grid too coarse for
         the shortest wave.
         """
+        value, *slopes = self._on_grid(samples, slopes=True)
+        return value, torch.stack(slopes, -self.dim - 1)
+
+    def _on_grid(self, samples: int, slopes: bool) -> list[Tensor]:
         if self.side is None:
             raise LossAtlasError("random features have no period, so there is no dense grid: use `at`")
         if self.dim > 3:
@@ -135,10 +140,8 @@ class GaussianField:
             raise LossAtlasError(f"{samples} samples a length do not resolve the shortest wave: use more")
         # a cos + b sin is half the spectrum (a - i b) / 2 at k and its conjugate at -k, which irfft supplies
         half = torch.complex(self.cosine, -self.sine) / 2
-        spectra = [half, *(1j * self.waves[:, k] * half for k in range(self.dim))]
-        grid = (points,) * self.dim
-        out = [self._inverse(spectrum, index, grid) for spectrum in spectra]
-        return out[0], torch.stack(out[1:], -self.dim - 1)
+        spectra = [half, *(1j * self.waves[:, k] * half for k in range(self.dim if slopes else 0))]
+        return [self._inverse(spectrum, index, (points,) * self.dim) for spectrum in spectra]
 
     def _inverse(self, spectrum: Tensor, index: Tensor, grid: tuple[int, ...]) -> Tensor:
         """The real field of coefficients (*batch, m) at integer wave vectors (m, d); the last axis is halved."""
@@ -158,6 +161,21 @@ class GaussianField:
             mirrored, spectrum[..., flat].conj().movedim(-1, 0), accumulate=True
         )
         return torch.fft.irfftn(table, s=grid, dim=tuple(range(-self.dim, 0)), norm="forward")
+
+
+@lru_cache(maxsize=8)
+def _torus_waves(dim: int, side: float, length: float) -> tuple[Tensor, Tensor]:
+    """Wave vectors (m, d) of a torus, one of each pair k, -k, and the standard deviations (m,) of their amplitudes."""
+    most = int(CUTOFF * side / (2 * math.pi * length))
+    axis = torch.arange(-most, most + 1, dtype=torch.float64)
+    index = torch.cartesian_prod(*(axis,) * dim).reshape(-1, dim)
+    half = _upper_half(index) & (index.norm(dim=-1) <= CUTOFF * side / (2 * math.pi * length))
+    waves = index[half] * (2 * math.pi / side)
+    # each wave and its mirror image: a and b have the variance 2 S(k) (2 pi / side)^d, S the spectral density
+    density = (length / math.sqrt(2 * math.pi)) ** dim * torch.exp(-0.5 * (length * waves).square().sum(-1))
+    scale = (2 * density * (2 * math.pi / side) ** dim).sqrt()
+    constant = math.sqrt(float((length / math.sqrt(2 * math.pi) * 2 * math.pi / side) ** dim))
+    return torch.cat([torch.zeros(1, dim), waves]), torch.cat([torch.tensor([constant]), scale]).double()
 
 
 def _upper_half(index: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from lossatlas.alignment import correlated as correlated_layer
 from lossatlas.critical_points import neighbour_count, strict_minima
 from lossatlas.progress import progress
 from lossatlas.studies.perlin.landscapes import generator, layer
@@ -18,9 +19,11 @@ CORRELATIONS = (0.0, 0.25, 0.5, 0.75, 0.95)
 CORRELATED_SIZES = 8
 HITS = 25  # expected common minima at the largest n
 RADII = (0.25, 0.5, 1.0, 1.5, 2.0)  # in correlation lengths
-SMOOTH = {"se2d": 1.0, "perlin_phase": 0.4, "perlin4": 0.4}  # unit of the radii: that of equal density of minima
+SPACE = "se3d"
+# unit of the radii; in the plane the kinds have the same number of minima in a disc of it
+SMOOTH = {"se2d": 1.0, "perlin_phase": 0.4, "perlin4": 0.4, SPACE: 1.0}
 STEPS = (2, 4, 8)  # samples a unit of length at which minima of smooth fields are asked to share a site
-FINE = 16  # samples at which their positions are located
+FINE = {2: 16, 3: 8}  # samples at which their positions are located, by dimension
 PROBES = 2000  # random points at which the empty-space function of a layer is measured
 SMOOTH_SIZES = 4
 BOWL_MU = 0.3
@@ -55,14 +58,21 @@ def white(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, An
                 common = minima if common is None else common & minima
                 union = minima if union is None else union | minima
                 total = x if total is None else total + x
-                equal = sum((x == x.roll(-1, axis)).sum() for axis in range(dim))
+                equal = sum(_equal_neighbours(x, axis) for axis in range(dim))
                 counts = {"common": common, "union": union, "total": strict_minima(total, dim, neighbours)}
                 rows.append(
                     {"dim": dim, "neighbours": neighbours, "values": values, "field": number, "n": n, "sites": sites}
-                    | {name: int(mask.sum()) for name, mask in counts.items()}
+                    | {name: int(mask.count_nonzero()) for name, mask in counts.items()}
                     | {"ties": int(equal)}
                 )
     return rows
+
+
+def _equal_neighbours(x: Tensor, axis: int) -> Tensor:
+    """Sites that equal the next one along an axis of the torus."""
+    size = x.shape[axis]
+    inside = (x.narrow(axis, 0, size - 1) == x.narrow(axis, 1, size - 1)).count_nonzero()
+    return inside + (x.select(axis, size - 1) == x.select(axis, 0)).count_nonzero()
 
 
 def _draw(values: str, shape: tuple[int, ...], g: torch.Generator) -> Tensor:
@@ -83,10 +93,16 @@ def correlated(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[st
         for n in range(1, CORRELATED_SIZES + 1):
             own = torch.randn(side, side, generator=generator("correlated", number, n)).to(device)
             for c in CORRELATIONS:
-                minima = strict_minima(c**0.5 * shared + (1 - c) ** 0.5 * own, 2)
+                minima = strict_minima(correlated_layer(shared, own, c), 2)
                 common[c] = common[c] & minima if c in common else minima
                 rows.append(
-                    {"correlation": c, "field": number, "n": n, "sites": side * side, "common": int(common[c].sum())}
+                    {
+                        "correlation": c,
+                        "field": number,
+                        "n": n,
+                        "sites": side * side,
+                        "common": int(common[c].count_nonzero()),
+                    }
                 )
     return rows
 
@@ -96,13 +112,14 @@ def smooth(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, A
 
     measure `grid`: sites that are strict minima of all n layers on a grid of `parameter` samples a length, exposure the
     sites. `near`: minima of layer 1 with a minimum of every other layer within the radius `parameter`, exposure the
-    area. `space` (n = 1): random points with a minimum of their layer within that radius, exposure the points. `one` (n
-    = 1): minima of one layer.
+    area or volume. `space` (n = 1): random points with a minimum of their layer within that radius, exposure the
+    points. `one` (n = 1): minima of one layer.
     """
     rows = []
-    side = settings["coincidence_side"]
     for kind, unit in SMOOTH.items():
-        for number in progress(settings["coincidence_fields"], f"coincidences of {kind}"):
+        part = "coincidence_space" if kind == SPACE else "coincidence"
+        fields, side = settings[f"{part}_fields"], settings[f"{part}_side"]
+        for number in progress(fields, f"coincidences of {kind}"):
             rows += [
                 {"kind": kind, "field": number, "measure": measure, "parameter": float(parameter), "n": n}
                 | {"exposure": float(exposure), "count": int(count)}
@@ -116,23 +133,25 @@ def _coincidences(
 ) -> Iterator[tuple[str, float, int, float, int]]:
     masks: dict[int, Tensor] = {}
     near = None
+    dim = int(kind[2]) if kind.startswith("se") else 2
+    fine = FINE[dim]
     for n in range(1, SMOOTH_SIZES + 1):
         field = layer(kind, [number], n, side, device)
-        if kind == "se2d":
-            field = field.shifted(side * torch.rand(2, generator=generator("phase", "se2d", number, n)).to(device))
-        value = field.dense(FINE)[0][0]
+        if kind.startswith("se"):
+            field = field.shifted(side * torch.rand(dim, generator=generator("phase", kind, number, n)).to(device))
+            value = field.values(fine)[0]
+        else:
+            value = field.dense(fine)[0][0]
         for step in STEPS:
-            coarse = value[:: FINE // step, :: FINE // step]
-            minima = strict_minima(coarse, 2)
+            coarse = value[(slice(None, None, fine // step),) * dim]
+            minima = strict_minima(coarse, dim)
             masks[step] = masks[step] & minima if step in masks else minima
             yield "grid", step, n, coarse.numel(), masks[step].sum()
-        place = strict_minima(value, 2).nonzero().cpu().numpy() / FINE
+        place = strict_minima(value, dim).nonzero().cpu().numpy() / fine
         tree = cKDTree(place, boxsize=side)
-        probes = np.random.default_rng(generator("probes", kind, number, n).initial_seed()).uniform(
-            0, side, (PROBES, 2)
-        )
-        distance, _ = tree.query(probes)
-        yield "one", 0.0, n, side * side, len(place)
+        dice = np.random.default_rng(generator("probes", kind, number, n).initial_seed())
+        distance, _ = tree.query(dice.uniform(0, side, (PROBES, dim)))
+        yield "one", 0.0, n, side**dim, len(place)
         for radius in RADII:
             yield "space", radius, n, PROBES, (distance <= radius * unit).sum()
         if near is None:
@@ -140,7 +159,7 @@ def _coincidences(
         else:
             near = np.maximum(near, tree.query(anchors)[0])
         for radius in RADII:
-            yield "near", radius, n, side * side, (near <= radius * unit).sum()
+            yield "near", radius, n, side**dim, (near <= radius * unit).sum()
 
 
 def bowls(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:

@@ -100,6 +100,34 @@ class Grid:
         return F.grid_sample(self.padded, place, mode="bilinear", align_corners=True).flatten(2)
 
 
+class Rows:
+    """As `Grid`, for fields of many components, which lie side by side in memory: the answer is (g, points, c)."""
+
+    def __init__(self, fields: Tensor, side: int):
+        self.side, self.dim, self.device = side, fields.dim() - 2, fields.device
+        self.size = fields.shape[-1]
+        # one more vertex on every axis, so that the corners of a cell are at fixed distances
+        padded = F.pad(fields, (0, 1) * self.dim, mode="circular").movedim(1, -1)
+        self.strides = [(self.size + 1) ** (self.dim - 1 - axis) for axis in range(self.dim)]
+        self.first = torch.arange(len(fields), device=fields.device)[:, None] * (self.size + 1) ** self.dim
+        self.table = padded.reshape(-1, fields.shape[1]).contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        place = (x / self.side).remainder(1.0) * self.size
+        corner = place.floor().clamp_max(self.size - 1)  # a remainder may round up to 1
+        within = place - corner
+        corner = corner.long()
+        site = (self.first + sum(corner[..., k] * stride for k, stride in enumerate(self.strides))).flatten()
+
+        def between(axis: int, offset: int) -> Tensor:
+            if axis == self.dim:
+                return self.table.index_select(0, site + offset).view(*x.shape[:-1], -1)
+            low, high = (between(axis + 1, offset + step) for step in (0, self.strides[axis]))
+            return torch.lerp(low, high, within[..., axis, None])
+
+        return between(0, 0)
+
+
 def measure(kind: str, settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, Any]]:
     """Rows of the table of descents (see `_rows`): pointwise arms, controls with memory or noise, and baselines.
 
@@ -157,14 +185,14 @@ def _pointwise(
         if n not in sizes:
             continue
         fields = torch.stack([composites.direction(arm) for arm in POINTWISE], 1)  # (g, a, d, *grid)
-        runs = _on_grid(fields, start, rates, settings["steps"], side)
+        runs = on_grid(fields, start, rates, settings["steps"], side)
         held = _held_back(kind, layers[:n], runs)
         desert = goal_correlation(composites.value["sum"].flatten(1), distance.expand(len(value), -1))
         rows += _rows("pointwise", list(POINTWISE), landscapes, n, settings, runs, side, held=held, correlation=desert)
     return rows
 
 
-def _on_grid(fields: Tensor, start: Tensor, rates: Tensor, steps: int, side: int) -> Runs:
+def on_grid(fields: Tensor, start: Tensor, rates: Tensor, steps: int, side: int) -> Runs:
     """Descents of fixed fields (g, a, d, *grid)."""
     g, a, dim = fields.shape[:3]
     grid = Grid(fields.flatten(0, 1), side)
@@ -203,7 +231,7 @@ def _controls(
     slopes = torch.stack([_dense(kind, field, samples)[1] for field in layers[:most]], 1)
     for n in settings["control_sizes"]:
         team = slopes[:, :n]  # (g, n, d, *grid)
-        grid = Grid(team.flatten(1, 2), side)
+        grid = Rows(team.flatten(1, 2), side)
         logs = team.square().sum(2, keepdim=True).sqrt().clamp_min(1e-12).log()
         fields = ((torch.softmax(q * logs, 1) * team).sum(1) for q in POWERS)
         rms = torch.stack([field.square().sum(1).flatten(1).mean(1).sqrt() for field in fields], 1)
@@ -224,26 +252,23 @@ def _controls(
     return rows
 
 
-def _gradients(grid: Grid, x: Tensor, n: int) -> Tensor:
+def _gradients(grid: Rows, x: Tensor, n: int) -> Tensor:
     """Gradients (g, a, r, s, n, d) of the layers at x (g, a, r, s, d)."""
-    v = grid(x.flatten(1, 3))  # (g, n d, points)
-    return v.mT.reshape(*x.shape[:-1], n, grid.dim)
+    return grid(x.flatten(1, 3)).view(*x.shape[:-1], n, grid.dim)
 
 
-def _averaged(grid: Grid, n: int) -> Callable[[Tensor, int], Tensor]:
+def _averaged(grid: Rows, n: int) -> Callable[[Tensor, int], Tensor]:
     """Weights by running means of the norms, one arm a power."""
-    weightings = [AveragedPowerWeighting(q, DECAY) for q in POWERS]
+    weighting = AveragedPowerWeighting(torch.tensor(POWERS, device=grid.device).view(-1, 1, 1, 1), DECAY)
 
     def direction(x: Tensor, _: int) -> Tensor:
         gradients = _gradients(grid, x, n)
-        lengths = gradients.square().sum(-1).sqrt()
-        weights = [weighting.of_norms(lengths[:, i]) for i, weighting in enumerate(weightings)]
-        return combine(torch.stack(weights, 1), gradients)
+        return combine(weighting.of_norms(gradients.square().sum(-1).sqrt()), gradients)
 
     return direction
 
 
-def _switched(grid: Grid, n: int, dice: Sequence[torch.Generator], shared: bool) -> Callable[[Tensor, int], Tensor]:
+def _switched(grid: Rows, n: int, dice: Sequence[torch.Generator], shared: bool) -> Callable[[Tensor, int], Tensor]:
     """The gradient of one member a step, drawn for every run or shared by all."""
 
     def direction(x: Tensor, _: int) -> Tensor:
@@ -257,7 +282,7 @@ def _switched(grid: Grid, n: int, dice: Sequence[torch.Generator], shared: bool)
 
 
 def _noisy(
-    grid: Grid, n: int, dice: Sequence[torch.Generator], spread: Tensor | None
+    grid: Rows, n: int, dice: Sequence[torch.Generator], spread: Tensor | None
 ) -> Callable[[Tensor, int], Tensor]:
     """The mean gradient with the switching noise's variance: that of the torus (g,), or that at the place."""
 
@@ -291,7 +316,7 @@ def _baselines(
         weights = [weighting(matrix) for weighting in arms.values()]
         weights.append(torch.stack([composite.pcgrad(g, o) for g, o in zip(matrix, orders, strict=True)]))
         fields = torch.stack([combine(w, gradients) for w in weights], 1).movedim(-1, 2)
-        runs = _on_grid(fields, start, torch.tensor(settings["rates"], device=device), settings["steps"], side)
+        runs = on_grid(fields, start, torch.tensor(settings["rates"], device=device), settings["steps"], side)
         rows += _rows("baseline", [*arms, "pcgrad"], landscapes, n, settings, runs, side)
     return rows
 
@@ -315,25 +340,23 @@ def _rows(
     goal over the torus.
     """
     offset = (runs.end + side / 2).remainder(side) - side / 2
-    outcome = classify(runs.window, offset.norm(dim=-1) < RADIUS).cpu()
-    held = None if held is None else held.cpu()
-    rows = []
-    for i, landscape in enumerate(landscapes):
-        for j, arm in enumerate(arms):
-            for k, rate in enumerate(settings["rates"]):
-                here = outcome[i, j, k]
-                stuck = here == Outcome.STUCK
-                rows.append(
-                    {"family": family, "landscape": landscape, "n": n, "arm": arm, "rate": rate, "runs": len(here)}
-                    | {kind.name.lower(): int((here == kind).sum()) for kind in Outcome}
-                    | {
-                        "obnoxious": float("nan") if held is None else float((held[i, j, k] & stuck).sum()),
-                        "evaluations": settings["steps"] * (n if cost is None else cost),
-                        "exponent": float(displacement_exponent(runs.trace[:, i, j, k])),
-                        "correlation": float("nan") if correlation is None else float(correlation[i]),
-                    }
-                )
-    return rows
+    outcome = classify(runs.window, offset.norm(dim=-1) < RADIUS)
+    counts = {kind.name.lower(): (outcome == kind).sum(-1).tolist() for kind in Outcome}  # [g][a][r]
+    still = None if held is None else (held & (outcome == Outcome.STUCK)).sum(-1).tolist()
+    exponents = displacement_exponent(runs.trace).tolist()
+    return [
+        {"family": family, "landscape": landscape, "n": n, "arm": arm, "rate": rate, "runs": outcome.shape[-1]}
+        | {name: count[i][j][k] for name, count in counts.items()}
+        | {
+            "obnoxious": float("nan") if still is None else float(still[i][j][k]),
+            "evaluations": settings["steps"] * (n if cost is None else cost),
+            "exponent": exponents[i][j][k],
+            "correlation": float("nan") if correlation is None else float(correlation[i]),
+        }
+        for i, landscape in enumerate(landscapes)
+        for j, arm in enumerate(arms)
+        for k, rate in enumerate(settings["rates"])
+    ]
 
 
 # --- more dimensions ------------------------------------------------------------------------------------------------

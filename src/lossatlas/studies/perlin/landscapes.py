@@ -14,6 +14,7 @@ from lossatlas.problems.perlin import PerlinField
 from lossatlas.seeds import seed
 
 BOWL = 6 / 64  # curvature in cells: ½ 6 |x|² with x in patches of 8 cells
+WELLS = 20_000  # landscapes from this number on lend their layers to the mean well and are no unit of any table
 OCTAVES = {"desert": 1, "funnel": 4, "bowl": 1, "desert3d": 1, "funnel3d": 3}  # the coarsest of a funnel: one cell
 
 
@@ -56,11 +57,36 @@ def space(kind: str) -> int:
     return 3 if kind.endswith("3d") else 2
 
 
-def aligned_layer(kind: str, landscapes: Sequence[int], number: int, side: int, device: str = "cpu") -> PerlinField:
-    """One Perlin layer of each landscape (see `OCTAVES`) with its global minimum at the origin."""
+def aligned_layer(
+    kind: str, landscapes: Sequence[int], number: int, side: int, device: str = "cpu", offset: float = 0.0
+) -> PerlinField:
+    """One Perlin layer of each landscape (see `OCTAVES`) with its global minimum at the origin.
+
+    offset: standard deviation of a normal misplacement of the minima along each axis, in cells.
+    """
     dim = space(kind)
     names = [[landscape, number] if dim == 2 else ["space", landscape, number] for landscape in landscapes]
-    return aligned(_perlin(names, side, OCTAVES[kind], dim=dim).to(device), 16 if dim == 2 else 8)
+    field = _perlin(names, side, OCTAVES[kind], dim=dim).to(device)
+    return aligned(field, 16 if dim == 2 else 8, offset * misplacements(landscapes, number, dim, device))
+
+
+def misplacements(landscapes: Sequence[int], number: int, dim: int = 2, device: str = "cpu") -> Tensor:
+    """Standard normal misplacements (g, d) of one layer of each landscape."""
+    dice = [generator("offset", landscape, number) for landscape in landscapes]
+    return torch.stack([torch.randn(dim, generator=die) for die in dice]).to(device)
+
+
+def mean_well(
+    kind: str, count: int, side: int, samples: int, device: str = "cpu", batch: int = 8
+) -> tuple[Tensor, Tensor]:
+    """The mean of `count` aligned layers that belong to no landscape: values (*grid), gradients (d, *grid)."""
+    total = None
+    for first in range(0, count, batch):
+        members = range(WELLS + first, WELLS + min(first + batch, count))
+        parts = [part.sum(0) for part in aligned_layer(kind, members, 0, side, device).dense(samples)]
+        total = parts if total is None else [a.add_(b) for a, b in zip(total, parts, strict=True)]
+    value, slope = total
+    return value / count, slope / count
 
 
 def displacement(side: int, samples: int, dim: int = 2, device: str = "cpu") -> Tensor:

@@ -19,6 +19,7 @@ WHITE = (  # dimension, neighbours, distribution of the site values
 def counts(perlin: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the tables of common minima."""
     keys = ("white_fields", "white_sites", "coincidence_fields", "coincidence_side", "bowl_fields")
+    keys += ("coincidence_space_fields", "coincidence_space_side")
     return {key: perlin[key] for key in keys}
 
 
@@ -41,6 +42,18 @@ def smoothness(perlin: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("cells", "gallery_size", "persistence")
     sizes = sorted(perlin["descent_sizes"])
     return {"landscapes": perlin["smoothness_landscapes"], "team_sizes": sizes, **{key: perlin[key] for key in keys}}
+
+
+def harmony(perlin: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the teams that share more or less. Raises `LossAtlasError` where their ends or halves are missing."""
+    chosen = perlin["harmony"]
+    if not {0, 1} <= set(chosen["correlations"]):
+        raise LossAtlasError("perlin.harmony.correlations must hold 0 and 1, the ends that others are held against")
+    if chosen["landscapes"] < 2:
+        raise LossAtlasError("perlin.harmony.landscapes: 2 at least, since steps are tuned on one half of them")
+    shared = {key: perlin[key] for key in ("cells", "samples", "starts", "steps", "rates", "chunk")}
+    ordered = {key: sorted(chosen[key]) for key in ("team_sizes", "correlations", "offsets")}
+    return shared | chosen | ordered
 
 
 def descents(perlin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

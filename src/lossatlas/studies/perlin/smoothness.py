@@ -4,21 +4,22 @@ With shared minima the wells add up coherently over a background that grows like
 given raw and relative to the depth of the well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossatlas.critical_points import basins, potential, strict_minima
+from lossatlas.problems.perlin import PerlinField
 from lossatlas.progress import progress
 from lossatlas.studies.perlin.densities import Composites
 from lossatlas.studies.perlin.landscapes import (
     BOWL,
     aligned_layer,
     displacement,
-    generator,
     layer,
+    misplacements,
 )
 
 ALIGNMENTS = ("none", "shift", "partial", "bowl", "unaligned_bowl", "same")
@@ -36,39 +37,42 @@ def measure(settings: Mapping[str, Any], device: str = "cpu") -> list[dict[str, 
     potential of the q = 1 composite and of the largest gradient's.
     """
     rows = []
-    side, sizes = settings["cells"], settings["team_sizes"]
-    for alignment in ALIGNMENTS:
-        for landscape in progress(settings["landscapes"], f"smoothness, {alignment}"):
-            composites = Composites(powers=(1.0,))
-            for number in range(max(sizes)):
-                value, slope = _layer(alignment, landscape, number, side, device)
-                composites.add(value, slope, 2)
-                if composites.n in sizes:
-                    about = {"alignment": alignment, "landscape": landscape, "n": composites.n}
-                    for arm, field in surfaces(composites, side).items():
-                        home = int(field.argmin()) if alignment in ("none", "unaligned_bowl") else 0
-                        rows.append(about | {"arm": arm} | _relief(field, home, side, settings["persistence"]))
+    side, sizes, landscapes = settings["cells"], settings["team_sizes"], range(settings["landscapes"])
+    team = [aligned_layer("desert", landscapes, number, side, device) for number in range(max(sizes))]
+    for alignment in progress(ALIGNMENTS, "smoothness"):
+        composites = Composites(powers=(1.0,))
+        for number, field in enumerate(team):
+            if number == 0 or alignment != "same":
+                parts = _layers(alignment, landscapes, number, field, side, device)
+            composites.add(*parts, 2)
+            if composites.n not in sizes:
+                continue
+            about = {"alignment": alignment, "n": composites.n}
+            for arm, fields in surfaces(composites, side).items():
+                for landscape, values in enumerate(fields.cpu()):  # flooding is no work for an accelerator
+                    home = int(values.argmin()) if alignment in ("none", "unaligned_bowl") else 0
+                    relief = _relief(values, home, side, settings["persistence"])
+                    rows.append(about | {"landscape": landscape, "arm": arm} | relief)
     return rows
 
 
 def surfaces(composites: Composites, side: int) -> dict[str, Tensor]:
-    """The four surfaces (N, N) that are looked at."""
+    """The four surfaces (g, N, N) that are looked at."""
     smooth = {name: potential(composites.direction(arm), float(side))[0] for name, arm in POTENTIALS.items()}
-    pasted = {"sum": composites.value["sum"], "max_pasted": composites.value["max"]}
-    return {name: field[0] for name, field in (pasted | smooth).items()}
+    return {"sum": composites.value["sum"], "max_pasted": composites.value["max"]} | smooth
 
 
 POTENTIALS = {"q1_potential": "q=1", "max_potential": "max"}
 
 
-def _layer(alignment: str, landscape: int, number: int, side: int, device: str) -> tuple[Tensor, Tensor]:
-    """Values (1, N, N) and gradients (1, 2, N, N) of a layer of one octave."""
+def _layers(
+    alignment: str, landscapes: Sequence[int], number: int, field: PerlinField, side: int, device: str
+) -> tuple[Tensor, Tensor]:
+    """Values (g, N, N) and gradients (g, 2, N, N) of a layer of one octave, given the aligned one."""
     if alignment in ("none", "unaligned_bowl"):
-        field = layer("perlin_phase", [landscape], number, side, device)
-    else:
-        field = aligned_layer("desert", [landscape], 0 if alignment == "same" else number, side, device)
-    if alignment == "partial":
-        field = field.shifted(OFFSET * torch.randn(1, 2, generator=generator("offset", landscape, number)).to(device))
+        field = layer("perlin_phase", landscapes, number, side, device)
+    elif alignment == "partial":
+        field = field.shifted(OFFSET * misplacements(landscapes, number, device=device))
     value, slope = field.dense(SAMPLES)
     if alignment in ("bowl", "unaligned_bowl"):
         x = displacement(side, SAMPLES, device=device)
@@ -77,20 +81,19 @@ def _layer(alignment: str, landscape: int, number: int, side: int, device: str) 
 
 
 def _relief(field: Tensor, home: int, side: int, share: float) -> dict[str, Any]:
-    field = field.cpu()  # flooding is no work for an accelerator
     found = basins(field.double().numpy(), home)
     at_home = float(field.flatten()[home])
     depth = float(field.median()) - at_home
     step = side / field.shape[-1]
-    slope = torch.stack([(field.roll(-1, axis) - field) / step for axis in (0, 1)])
+    steepness = sum(((field.roll(-1, axis) - field) / step).square_() for axis in (0, 1))  # |gradient|²
     others = found.barrier > float("-inf")
     passes = (found.barrier - found.birth)[others] / depth
     return {
         "depth": depth,
         "minima": int(strict_minima(field, 2).sum()),
         "persistent": int((found.persistence > share * depth).sum()),
-        "variation": float(slope.norm(dim=0).mean()) / depth,
-        "energy": float(slope.square().sum(0).mean()) / depth**2,
+        "variation": float(steepness.sqrt().mean()) / depth,
+        "energy": float(steepness.mean()) / depth**2,
         "barrier": float(torch.as_tensor(passes).median()) if others.any() else 0.0,
         "basin": float(found.size[~others].sum()) / field.numel(),
     }
@@ -101,8 +104,8 @@ def gallery(settings: Mapping[str, Any], device: str = "cpu") -> dict[str, Tenso
     side = settings["cells"]
     composites = Composites(powers=(1.0,))
     for number in range(settings["gallery_size"]):
-        value, slope = _layer("shift", 0, number, side, device)
+        value, slope = aligned_layer("desert", [0], number, side, device).dense(SAMPLES)
         composites.add(value, slope, 2)
         if number == 0:
-            one = value[0]
-    return {name: picture.cpu() for name, picture in {"one": one, **surfaces(composites, side)}.items()}
+            one = value
+    return {name: picture[0].cpu() for name, picture in {"one": one, **surfaces(composites, side)}.items()}

@@ -1,7 +1,7 @@
 """From the tables of counts, densities, relief and descents to the numbers that the claims are judged by."""
 
 from lossatlas.statistics import Interval
-from lossatlas.studies.perlin.measurements import arrivals, common_minima, peers, relief, stalling
+from lossatlas.studies.perlin.measurements import arrivals, common_minima, harmony, peers, relief, stalling
 from lossatlas.studies.perlin.measurements.evidence import Measures, Tables
 
 MEASURES: Measures = {
@@ -9,6 +9,7 @@ MEASURES: Measures = {
     **stalling.MEASURES,
     **relief.MEASURES,
     **arrivals.MEASURES,
+    **harmony.MEASURES,
     **peers.MEASURES,
 }
 

@@ -1,7 +1,7 @@
 """Common minima of layers: rates against n with their laws, slopes over log p, and sums in a common bowl."""
 
 from collections.abc import Callable, Mapping
-from math import log, nan
+from math import log, nan, pi
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import torch
 from lossatlas import statistics, theory
 from lossatlas.critical_points import neighbour_count
 from lossatlas.statistics import Interval
-from lossatlas.studies.perlin.common import BOWL_MU, BOWL_WINDOW, CORRELATIONS, HITS, SMOOTH
+from lossatlas.studies.perlin.common import BOWL_MU, BOWL_WINDOW, CORRELATIONS, HITS, SMOOTH, SPACE
 from lossatlas.studies.perlin.measurements.evidence import (
     LEVEL,
     RESAMPLES,
@@ -93,9 +93,17 @@ def two_vs_one(tables: Tables) -> Interval:
     )
 
 
+PLANE = tuple(kind for kind in SMOOTH if kind != SPACE)
+
+
+def _plane(smooth: pd.DataFrame) -> pd.DataFrame:
+    """What was counted in the plane; the measures of space are their own."""
+    return smooth[smooth["kind"] != SPACE]
+
+
 def equal_p(tables: Tables) -> Interval | None:
     """Coefficient of variation of the number of minima over single layers of smooth fields, the largest over kinds."""
-    one = tables.counts["smooth"]
+    one = _plane(tables.counts["smooth"])
     one = one[one["measure"] == "one"]
     found = [float(cell["count"].std() / cell["count"].mean()) for _, cell in one.groupby("kind")]
     return statistics.exact(max(found), len(one))
@@ -103,7 +111,7 @@ def equal_p(tables: Tables) -> Interval | None:
 
 def equal_p_dispersion(tables: Tables) -> Interval | None:
     """Variance of the number of minima over single layers over its mean, 1 for a Poisson process; the largest kind."""
-    one = tables.counts["smooth"]
+    one = _plane(tables.counts["smooth"])
     one = one[one["measure"] == "one"]
     found = [float(cell["count"].var() / cell["count"].mean()) for _, cell in one.groupby("kind")]
     return statistics.exact(max(found), len(one))
@@ -137,7 +145,7 @@ def p_power_arms(tables: Tables) -> Interval | None:
 
 def p_power_smooth(tables: Tables) -> Interval | None:
     """At the coarsest step, over the n with enough expected hits, and at least two."""
-    grid = tables.counts["smooth"]
+    grid = _plane(tables.counts["smooth"])
     grid = grid[grid["measure"] == "grid"]
     grid = grid[grid["parameter"] == grid["parameter"].min()]
     found = []
@@ -145,13 +153,13 @@ def p_power_smooth(tables: Tables) -> Interval | None:
         totals = cell.groupby("n")[["count", "exposure"]].sum()
         p, sites = totals["count"].iloc[0] / totals["exposure"].iloc[0], totals["exposure"].iloc[0]
         kept = cell[(cell["n"] <= 2) | (sites * p ** cell["n"] >= HITS)]
-        found.append(_slope(kept, "count", "exposure", None, f"smooth {kind}", 1 - (1 - LEVEL) / len(SMOOTH)))
+        found.append(_slope(kept, "count", "exposure", None, f"smooth {kind}", 1 - (1 - LEVEL) / len(PLANE)))
     return farthest(found, 1.0)
 
 
 def p_power_step(tables: Tables) -> Interval | None:
     """Exponent of the rate of two common minima in the grid step, from the two finest: 2 d = 4 has no limit but 0."""
-    grid = tables.counts["smooth"]
+    grid = _plane(tables.counts["smooth"])
     grid = grid[(grid["measure"] == "grid") & (grid["n"] == 2)]
     steps = sorted(grid["parameter"].unique())[-2:]
     counts = grid.pivot_table(index=["kind", "field"], columns="parameter", values="count").reset_index()
@@ -167,26 +175,39 @@ def p_power_step(tables: Tables) -> Interval | None:
 
 def p_power_near(tables: Tables) -> Interval | None:
     """Coincidences of 3 layers over rho q², at the radius of one correlation length, the kind farthest from 1."""
-    smooth = tables.counts["smooth"]
-    found = []
-    for kind, cell in smooth.groupby("kind"):
-        near = cell[(cell["measure"] == "near") & (cell["parameter"] == 1.0) & (cell["n"] == 3)]
-        law = _smooth_law(cell, "near", 1.0, 3)
-        level = 1 - (1 - LEVEL) / len(SMOOTH)
-        found.append(ratio_of_sums(near["count"].to_numpy(), law * near["exposure"].to_numpy(), f"near {kind}", level))
-    return farthest(found, 1.0)
+    level = 1 - (1 - LEVEL) / len(PLANE)
+    kinds = _plane(tables.counts["smooth"]).groupby("kind")
+    return farthest([_near(cell, 1.0, f"near {kind}", level) for kind, cell in kinds], 1.0)
 
 
-def poisson_form(tables: Tables) -> Interval | None:
-    """Empty-space probability at one correlation length over 1 - exp(-rho pi r²), squared-exponential field."""
+def p_power_near_space(tables: Tables) -> Interval | None:
+    """The same in three dimensions, within two lengths."""
     cell = tables.counts["smooth"]
-    cell = cell[cell["kind"] == "se2d"]
-    one, space = cell[cell["measure"] == "one"], cell[(cell["measure"] == "space") & (cell["parameter"] == 1.0)]
-    form = 1 - np.exp(-np.pi * one["count"].sum() / one["exposure"].sum())
-    by_field = space.groupby("field")[["count", "exposure"]].sum()
-    return scaled(
-        ratio_of_sums(by_field["count"].to_numpy(), by_field["exposure"].to_numpy(), "poisson form"), 1 / form
-    )
+    cell = cell[cell["kind"] == SPACE]
+    return _near(cell, 2.0, "near space", LEVEL) if len(cell) else None
+
+
+def _near(kind: pd.DataFrame, radius: float, name: str, level: float) -> Interval:
+    near = kind[(kind["measure"] == "near") & (kind["parameter"] == radius) & (kind["n"] == 3)]
+    law = _smooth_law(kind, "near", radius, 3)
+    return ratio_of_sums(near["count"].to_numpy(), law * near["exposure"].to_numpy(), name, level)
+
+
+def _poisson_form(kind: str, ball: float) -> Callable[[Tables], Interval | None]:
+    """Empty-space probability at one correlation length over 1 - exp(-rho V), V the volume of the unit ball."""
+
+    def ratio(tables: Tables) -> Interval | None:
+        cell = tables.counts["smooth"]
+        cell = cell[cell["kind"] == kind]
+        if cell.empty:
+            return None
+        one, space = cell[cell["measure"] == "one"], cell[(cell["measure"] == "space") & (cell["parameter"] == 1.0)]
+        form = 1 - np.exp(-ball * one["count"].sum() / one["exposure"].sum())
+        by_field = space.groupby("field")[["count", "exposure"]].sum()
+        name = "poisson form" if kind == "se2d" else f"poisson form {kind}"
+        return scaled(ratio_of_sums(by_field["count"].to_numpy(), by_field["exposure"].to_numpy(), name), 1 / form)
+
+    return ratio
 
 
 def _correlated(c: float) -> Callable[[Tables], Interval]:
@@ -261,7 +282,9 @@ MEASURES: Measures = {
     "perlin.p_power_n_smooth": p_power_smooth,
     "perlin.p_power_n_step": p_power_step,
     "perlin.p_power_n_near": p_power_near,
-    "perlin.poisson_form": poisson_form,
+    "perlin.p_power_n_near_space": p_power_near_space,
+    "perlin.poisson_form": _poisson_form("se2d", pi),
+    "perlin.poisson_form_space": _poisson_form(SPACE, 4 * pi / 3),
     **{f"perlin.p_power_n_correlated_{round(100 * c)}": _correlated(c) for c in CORRELATIONS},
     "perlin.correlated_curved": curved,
     "perlin.harmony": harmony,

@@ -22,12 +22,14 @@ README_ARM = "q=1"
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """The study's tables: counts by name, densities and descents by kind, and the relief of composites."""
+    """The study's tables: counts by name, densities and descents by kind, the relief of composites, and the densities
+    and descents of teams that share more or less."""
 
     counts: Mapping[str, pd.DataFrame]
     densities: Mapping[str, pd.DataFrame]
     smoothness: pd.DataFrame
     descents: Mapping[str, pd.DataFrame]
+    harmony: Mapping[str, pd.DataFrame]
 
 
 Measures = Mapping[str, Callable[[Tables], Interval | None]]
