@@ -17,7 +17,8 @@ def load_schema(path: str | PathLike) -> dict[str, Any]:
     """The schema at `path`; YAML anchors (`&grid`, `*grid`) say what several sections share."""
     import yaml
 
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
+    return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=loader)
 
 
 def validate(config: Mapping[str, Any], schema: Mapping[str, Any], file: str = "the config") -> dict[str, Any]:
