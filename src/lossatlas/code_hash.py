@@ -7,7 +7,7 @@ runs again when anything that module imports inside the package changes. Sources
 import ast
 import hashlib
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def canonical(node: Any) -> str:
     return f"({name!r}, [{', '.join(fields)}])"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(text: str) -> tuple[bytes, list[tuple[int, str, list[str]]]]:
     """The canonical tree of a source, and its imports as (level, module, names)."""
     tree = ast.parse(text)

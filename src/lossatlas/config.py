@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from lossatlas.errors import LossAtlasError
@@ -15,10 +14,9 @@ from lossatlas.errors import LossAtlasError
 
 def load_schema(path: str | PathLike) -> dict[str, Any]:
     """The schema at `path`; YAML anchors (`&grid`, `*grid`) say what several sections share."""
-    import yaml
+    from lossatlas import yaml_file
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
-    return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=loader)
+    return yaml_file.read(path)
 
 
 def validate(config: Mapping[str, Any], schema: Mapping[str, Any], file: str = "the config") -> dict[str, Any]:
