@@ -113,7 +113,7 @@ def _wrong(error: Any) -> str:
     key = error.json_path.removeprefix("$").lstrip(".") or "the whole"
     if error.validator == "enum":
         allowed = [str(value) for value in error.validator_value]
-        near = get_close_matches(str(error.instance), allowed, n=1)
+        near = get_close_matches(str(error.instance), allowed, n=1, cutoff=0.7)  # "gpu" is no misspelt "cpu"
         return f"{key} must be one of {', '.join(allowed)}, not {error.instance!r}" + (
             f"; did you mean {near[0]}?" if near else ""
         )

@@ -262,9 +262,10 @@ def _depth(tables: Tables, ensemble: str) -> int:
 
 def plateau_depth(tables: Tables) -> Interval | None:
     runs = tables.plain[(tables.plain["optimizer"] == "momentum") & ~tables.plain["batch_norm"]]
-    base = runs[_is_grid(runs)]
     deep = runs[runs["ensemble"].str.contains("-depth")]
     deep = deep[deep["depth"] == deep["depth"].max()]
+    varied = deep["ensemble"].str.replace(r"-depth\d+", "-momentum", regex=True)
+    base = runs[runs["ensemble"].isin(varied)]  # another grid may have the same data
     pairs = deep.merge(base, on=["data", "learning_rate", "seed"], suffixes=("", "_base"))
     return _by_seed(pairs, pairs["plateau_error"] - pairs["plateau_error_base"])
 
