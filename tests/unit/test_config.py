@@ -143,7 +143,7 @@ def test_a_wrong_config_gets_one_sentence_with_file_key_and_way_out(config, sent
 
 
 def test_another_word_is_not_taken_for_a_misspelt_one():
-    with pytest.raises(LossAtlasError, match="device must be one of cpu, cuda, not 'gpu'$"):
+    with pytest.raises(LossAtlasError, match=r"device must be one of cpu, cuda, not 'gpu'$"):
         validate({"device": "gpu"}, SCHEMA)
 
 

@@ -73,7 +73,7 @@ def test_the_plan_has_each_run_of_the_main_grids_exactly_once(tier):
         (g["data"], tuple(g["hidden"]), g["architecture"], optimizer, batch_norm, rate, s)
         for g in mli["grids"]
         for optimizer in g["optimizers"]
-        for batch_norm in (False, True)
+        for batch_norm in {"resnet_identity": (True,), "resnet_fixup": (False,)}.get(g["architecture"], (False, True))
         for rate in g["learning_rates"]
         for s in range(g["seeds"])
     ]
@@ -102,6 +102,21 @@ def test_controls_and_figure_take_ensembles_of_the_plan(tier):
     assert {arm for arms in chosen.values() for arm in arms} >= set(plan.LINES)
     assert set(plan.drawn(found)) <= set(found)
     assert len(plan.drawn(found)) == 4
+
+
+def test_autoencoders_have_their_width_optimisers_rates_and_epochs():
+    own = {"bottlenecks": [5, 2], "autoencoder_width": 64, "autoencoder_optimizers": ["momentum", "adam"]}
+    mli = {**settings(), **own, "autoencoder_rates": [0.1, 0.2], "autoencoder_epochs": 7}
+    found = {name: b for name, b in plan.ensembles(mli).items() if b.autoencoder}
+    assert {name: (b.hidden, b.optimizer) for name, b in found.items()} == {
+        "digits-autoencoder5": ((64, 5, 64), "momentum"),
+        "digits-autoencoder2": ((64, 2, 64), "momentum"),
+        "digits-autoencoder5-adam": ((64, 5, 64), "adam"),
+        "digits-autoencoder2-adam": ((64, 2, 64), "adam"),
+    }
+    assert {(b.learning_rates, b.epochs) for b in found.values()} == {((0.1, 0.2), 7)}
+    inherited = plan.ensembles({**mli, "autoencoder_epochs": 0})["digits-autoencoder5"]
+    assert inherited.epochs == mli["grids"][0]["epochs"]
 
 
 @pytest.mark.parametrize(
@@ -865,6 +880,21 @@ def test_claims_whose_runs_are_absent_are_left_out_and_none_of_them_crashes():
     assert set(found) == {
         "baselines.diverged", "baselines.trained", "mli.sufficient", "mli.zero_init_exact", "mli.plateau_toy"
     }  # fmt: skip
+
+
+def test_networks_of_one_data_set_have_their_own_cells_and_the_published_table_all_of_them():
+    rows = [
+        {"data": "cifar10", "ensemble": f"{name}-momentum", "architecture": f"{kind}-20-relu", "delta": d}
+        for name, kind, d in (
+            ("cifar10", "resnet", NO),
+            ("cifar10_fixup", "resnet_fixup", YES),
+            ("cifar10_fixup", "resnet_fixup", NO),
+        )
+    ]
+    table = measurements.monotone_table(Tables(frame(rows, RUN), frame([], LINE))).set_index("architecture")
+    assert table["violating_share"].to_dict() == {"resnet-20-relu": 0.0, "resnet_fixup-20-relu": 0.5}
+    assert value_and_n(measured("mli.table2", rows)) == (1.0, 3)  # every delta above 0 counts there
+    assert measured("mli.frankle_roughly", rows).n == 1  # of the plain network
 
 
 def test_the_monotone_table_has_every_cell_with_its_n():

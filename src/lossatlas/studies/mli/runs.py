@@ -12,7 +12,7 @@ from lossatlas.data import DataSet
 from lossatlas.interpolation import refined, sweep
 from lossatlas.problems.network import NetworkProblem, ema_moments
 from lossatlas.studies import baselines
-from lossatlas.studies.settings import Baseline
+from lossatlas.studies.settings import RESIDUAL, Baseline
 from lossatlas.thresholds import RIGHT_ANGLE
 from lossatlas.training import minibatch_rows
 from lossatlas.velocities import velocities
@@ -101,7 +101,7 @@ def _identity(baseline: Baseline) -> dict[str, list]:
     shared = {
         "data": baseline.folder or baseline.data,
         "architecture": f"{architecture}-{'-'.join(map(str, baseline.hidden))}-{baseline.activation}",
-        "depth": baseline.hidden[0] if baseline.architecture == "resnet" else len(baseline.hidden),
+        "depth": baseline.hidden[0] if baseline.architecture in RESIDUAL else len(baseline.hidden),
         "optimizer": baseline.optimizer,
         "batch_norm": baseline.batch_norm,
         "autoencoder": baseline.autoencoder,
