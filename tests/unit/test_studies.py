@@ -237,6 +237,24 @@ def test_depth_counts_the_hidden_layers():
         assert set(run_table(baseline)[0]["depth"]) == {depth}
 
 
+@pytest.mark.parametrize(
+    ("architecture", "batch_norm"),
+    [("resnet", False), ("resnet", True), ("resnet_identity", True), ("resnet_fixup", False)],
+)
+def test_a_residual_network_is_followed_from_where_its_kind_starts(architecture, batch_norm):
+    data = tiny_data()
+    images = [torch.nn.functional.pad(x.view(-1, 1, 2, 3), (0, 1, 0, 2)) for x in (data.train_x, data.test_x)]
+    data = replace(data, train_x=images[0], test_x=images[1])
+    baseline = replace(TINY, architecture=architecture, batch_norm=batch_norm, hidden=(8, 2, 3, 4))
+    table, curves = run_table(baseline, data=data)
+    assert set(table["depth"]) == {8}
+    assert set(table["architecture"]) == {f"{architecture}-8-2-3-4-relu"}
+    assert curves["loss"].isfinite().all()
+    if architecture == "resnet_fixup":  # all outputs are 0 at first
+        np.testing.assert_allclose(table["loss_start"], np.log(3), rtol=1e-6)  # float32
+        assert (curves["error"][:, 0] == 1).all()
+
+
 def test_distance_is_divided_by_the_norm_of_the_start():
     found = trained(TINY)
     table, _ = run_table(TINY)
