@@ -228,6 +228,13 @@ def test_any_number_of_logit_rows_can_be_measured(logit_rows):
     assert table["certified_share"].between(0, 1).all()
 
 
+def test_runs_whose_paths_are_measured_one_by_one_have_the_same_row(monkeypatch):
+    together = run_table(TINY)[0]
+    monkeypatch.setattr(runs, "PATH_BYTES", 1)
+    # angles and shares in float64; a product of matrices may be summed in another order
+    pd.testing.assert_frame_equal(run_table(TINY)[0], together, check_exact=False, rtol=1e-9)
+
+
 def test_depth_counts_the_hidden_layers():
     for baseline, depth in (
         (TINY, 2),
