@@ -24,8 +24,9 @@ results: $(RESULTS)
 	@echo "report:       $(RESULTS)"
 	@echo "claims table: results/default/claims.csv"
 
+# --no-loadscope-reorder: in the order of tests/conftest.py, the longest files first; else those of most tests are.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 smoke: $(STAMP)
 	$(BIN)/snakemake --cores all --configfile config/smoke.yaml

@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[1] / "src"
+LONGEST = ("test_smoke_tier.py", "test_kills.py", "test_workflow.py")  # they run Snakemake: minutes each
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no worker is left with one of them when the others are through."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def snakemake_environment(folder, **changes):

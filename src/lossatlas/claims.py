@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from lossatlas import yaml_file
 from lossatlas.atomic import atomic
 from lossatlas.errors import LossAtlasError
 from lossatlas.statistics import Interval
@@ -247,7 +248,7 @@ def _text(number: float) -> str:
 
 def _read_file(path: Path) -> tuple[Source, list[Claim]]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml_file.read(path)
     except yaml.YAMLError as error:
         raise LossAtlasError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     _check_keys(content, ("source", "claims"), (), str(path))

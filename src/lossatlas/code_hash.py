@@ -7,12 +7,14 @@ runs again when anything that module imports inside the package changes. Sources
 import ast
 import hashlib
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lossatlas.errors import LossAtlasError
+
+DOCUMENTED = ("Module", "ClassDef", "FunctionDef", "AsyncFunctionDef")
 
 
 def code(*modules: str) -> str:
@@ -23,7 +25,7 @@ def code(*modules: str) -> str:
     digest = hashlib.sha256()
     for name in covered(*modules):
         tree, _ = _parse(_source(name).read_text(encoding="utf-8"))
-        digest.update(f"{name}:{tree}\n".encode())
+        digest.update(b"%s:%s\n" % (name.encode(), tree))
     return digest.hexdigest()[:16]
 
 
@@ -53,37 +55,47 @@ def _parents(name: str) -> list[str]:
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
-def canonical(node: Any) -> Any:
-    """A syntax tree without positions, docstrings and empty fields: equal on Python 3.11, 3.12 and 3.13."""
-    if isinstance(node, ast.JoinedStr):
+def canonical(node: Any) -> str:
+    """A syntax tree without positions, docstrings and empty fields, as text: equal on Python 3.11, 3.12 and 3.13."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(canonical, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(repr(node))
+    name = type(node).__name__
+    if name == "JoinedStr":
         # 3.12 adds an empty text to nested format specifications
-        return "JoinedStr", [canonical(part) for part in node.values if getattr(part, "value", None) != ""]
-    if isinstance(node, ast.AST):
-        fields = ((name, _without_docstring(node, name, value)) for name, value in ast.iter_fields(node))
-        return type(node).__name__, [
-            (name, canonical(value)) for name, value in fields if value is not None and value != []
-        ]
-    return [canonical(item) for item in node] if isinstance(node, list) else repr(node)
+        values = [part for part in node.values if getattr(part, "value", None) != ""]
+        return f"({name!r}, {canonical(values)})"
+    fields = []
+    for field in node._fields:
+        value = getattr(node, field, None)
+        if field == "body" and name in DOCUMENTED and ast.get_docstring(node, clean=False) is not None:
+            value = value[1:]
+        if value is not None and value != []:
+            fields.append(f"({field!r}, {canonical(value)})")
+    return f"({name!r}, [{', '.join(fields)}])"
 
 
-def _without_docstring(node: ast.AST, field: str, value: Any) -> Any:
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    if field == "body" and isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-        return value[1:]
-    return value
-
-
-@lru_cache
-def _parse(text: str) -> tuple[str, list[tuple[int, str, list[str]]]]:
+@cache
+def _parse(text: str) -> tuple[bytes, list[tuple[int, str, list[str]]]]:
     """The canonical tree of a source, and its imports as (level, module, names)."""
     tree = ast.parse(text)
     imports = []
-    for node in ast.walk(tree):
+    for node in _statements(tree.body):
         if isinstance(node, ast.Import):
             imports += [(0, alias.name, []) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             imports.append((node.level, node.module or "", [alias.name for alias in node.names]))
-    return repr(canonical(tree)), imports
+    return canonical(tree).encode(), imports
+
+
+def _statements(nodes: list[ast.AST]) -> Iterator[ast.AST]:
+    """All statements, also within others (and the handlers and cases that hold some)."""
+    for node in nodes:
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            if isinstance(inner := getattr(node, block, None), list):  # the body of a lambda is an expression
+                yield from _statements(inner)
 
 
 def _imports(name: str) -> Iterator[str]:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from lossatlas.errors import LossAtlasError
@@ -15,9 +14,9 @@ from lossatlas.errors import LossAtlasError
 
 def load_schema(path: str | PathLike) -> dict[str, Any]:
     """The schema at `path`; YAML anchors (`&grid`, `*grid`) say what several sections share."""
-    import yaml
+    from lossatlas import yaml_file
 
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return yaml_file.read(path)
 
 
 def validate(config: Mapping[str, Any], schema: Mapping[str, Any], file: str = "the config") -> dict[str, Any]:
@@ -114,7 +113,7 @@ def _wrong(error: Any) -> str:
     key = error.json_path.removeprefix("$").lstrip(".") or "the whole"
     if error.validator == "enum":
         allowed = [str(value) for value in error.validator_value]
-        near = get_close_matches(str(error.instance), allowed, n=1)
+        near = get_close_matches(str(error.instance), allowed, n=1, cutoff=0.7)  # "gpu" is no misspelt "cpu"
         return f"{key} must be one of {', '.join(allowed)}, not {error.instance!r}" + (
             f"; did you mean {near[0]}?" if near else ""
         )

@@ -19,9 +19,14 @@ def cost_line(workflow: Any, config: Mapping[str, Any]) -> str:
     jobs = Counter(job.rule.name for job in workflow.dag.needrun_jobs())
     total = sum(jobs.values())
     gpus = gpu_count() if config["device"] != "cpu" else 0
-    where = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "CPU"
+    where = _count(gpus, "GPU") if gpus else "CPU"
     cores = workflow.cores or 1
-    return f"tier {config['tier']} on {where}: {total} jobs, {_minutes(jobs, config['tier'], cores)} on {cores} cores"
+    time = _minutes(jobs, config["tier"], cores)
+    return f"tier {config['tier']} on {where}: {_count(total, 'job')}, {time} on {_count(cores, 'core')}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _minutes(jobs: Counter, tier: str, cores: int) -> str:

@@ -1,6 +1,9 @@
 """The data sets and, in this one place, their splits. Pixels lie in [0, 1]; there is no other normalisation."""
 
+import fcntl
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -209,27 +212,41 @@ def _torchvision_datasets() -> ModuleType:
 
 def _ensure(kind: type, data_dir: Path, files: dict[Path, str], algorithm: str, download: bool) -> None:
     """That the files are those their authors published; torchvision fetches (and checks) what is missing."""
-    for path, digest in files.items():
-        if not path.is_file():
-            if not download:
-                raise LossAtlasError(f"{path} is missing: set `download: true`, or put the file there")
-        elif hashlib.new(algorithm, path.read_bytes()).hexdigest() != digest:
-            raise LossAtlasError(
-                f"{path} is damaged ({algorithm} differs from the original's): delete it, then set "
-                "`download: true` or put the original there"
-            )
-    if not all(path.is_file() for path in files):
+    if download and not all(path.is_file() for path in files):
         try:
             kind(data_dir, download=True)
         except (RuntimeError, OSError) as error:
             raise LossAtlasError(f"could not download {kind.__name__} to {data_dir}: {error}") from error
+    for path, digest in files.items():
+        if not path.is_file():
+            raise LossAtlasError(f"{path} is missing: set `download: true`, or put the file there")
+        if hashlib.new(algorithm, path.read_bytes()).hexdigest() != digest:
+            raise LossAtlasError(
+                f"{path} is damaged ({algorithm} differs from the original's): delete it, then set "
+                "`download: true` or put the original there"
+            )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One job at a time in the folder: of those that begin together, one fetches what the others then find whole."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".download.lock", "a")  # noqa: SIM115 - open handle and lock are the same thing
+    except OSError:  # a folder that nobody can write to
+        yield
+        return
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _idx(class_name: str, name: str, data_dir: Path, download: bool) -> DataSet:
     """MNIST and its kin, from the four raw files in data_dir/class_name/raw."""
     datasets = _torchvision_datasets()
     files = {data_dir / class_name / "raw" / f: digest for f, digest in IDX_SHA256[class_name].items()}
-    _ensure(getattr(datasets, class_name), data_dir, files, "sha256", download)
+    with _alone(data_dir) if download else nullcontext():
+        _ensure(getattr(datasets, class_name), data_dir, files, "sha256", download)
     train_x, train_y, test_x, test_y = (datasets.mnist.read_sn3_pascalvincent_tensor(str(path)) for path in files)
     return DataSet(name, _pixels(train_x[:, None]), train_y.long(), _pixels(test_x[:, None]), test_y.long(), 10)
 
@@ -237,7 +254,8 @@ def _idx(class_name: str, name: str, data_dir: Path, download: bool) -> DataSet:
 def _cifar10(data_dir: Path, download: bool) -> DataSet:
     kind = _torchvision_datasets().CIFAR10
     listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    _ensure(kind, data_dir, {data_dir / kind.base_folder / f: md5 for f, md5 in listed}, "md5", download)
+    with _alone(data_dir) if download else nullcontext():
+        _ensure(kind, data_dir, {data_dir / kind.base_folder / f: md5 for f, md5 in listed}, "md5", download)
     parts = []
     for train in (True, False):
         part = kind(data_dir, train=train)

@@ -9,7 +9,7 @@ from torch import nn
 
 from lossatlas.ensemble import Layout, Norm
 from lossatlas.errors import LossAtlasError
-from lossatlas.problems.architectures import ResidualBlock, Shortcut, cnn, mlp, resnet
+from lossatlas.problems.architectures import NORMS, ResidualBlock, Scale, Shift, Shortcut, cnn, mlp, resnet
 from lossatlas.problems.network import initial
 
 
@@ -31,10 +31,12 @@ def normalised_channels(depth):
 # He et al. 2016, table 6, in millions
 @pytest.mark.parametrize(("depth", "published"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
 def test_resnets_have_the_published_number_of_parameters(depth, published):
-    dims = {norm: Layout.of(resnet(depth, 10, norm)).dim for norm in ("batch", "batch-identity", "none")}
+    dims = {norm: Layout.of(resnet(depth, 10, norm)).dim for norm in NORMS}
     weights = weights_of_a_resnet(depth, 10)
     assert dims["batch"] == dims["batch-identity"] == weights + 2 * normalised_channels(depth)
     assert dims["none"] == weights + 3 * (depth - 2) // 6  # one scale a block
+    # one scale and a shift before each of two convolutions and two activations; one at both ends of the network
+    assert dims["fixup"] == weights + 5 * 3 * (depth - 2) // 6 + 2
     # as counted by He et al., whose shortcuts have no normalisation of their own
     assert round((dims["batch"] - 2 * (32 + 64)) / 1e6, 2) == published
 
@@ -45,7 +47,7 @@ def test_a_resnet_has_as_many_layers_as_it_says(depth):
     assert len(layers) == depth
 
 
-@pytest.mark.parametrize("norm", ["batch", "batch-identity", "none"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_a_resnet_halves_twice_and_answers_every_class(norm):
     network, seen = resnet(8, 7, norm), []
     for module in network:
@@ -65,6 +67,41 @@ def test_blocks_with_an_identity_start_are_their_shortcut_at_first(norm, fan_in,
     assert torch.equal(block(x), F.relu(block.shortcut(x)))
     plain = ResidualBlock(fan_in, fan_out, stride, "batch")
     assert not torch.allclose(plain(x), F.relu(plain.shortcut(x)))
+
+
+def test_a_fixup_network_starts_at_zero_with_shortcuts_alone_and_branches_shrunk_by_their_number():
+    """Zhang et al. 2019, section 3: L = 9 branches of m = 2 convolutions are scaled by 9^(-1/2)."""
+    torch.manual_seed(0)
+    network = resnet(20, 10, "fixup")
+    x = torch.randn(4, 3, 32, 32)
+    assert torch.equal(network(x), torch.zeros(4, 10))
+    blocks = [layer for layer in network if isinstance(layer, ResidualBlock)]
+    assert len(blocks) == 9
+    for block in blocks:
+        first, last = (layer.weight.detach() for layer in block.branch if isinstance(layer, nn.Conv2d))
+        z = torch.randn(2, first.shape[1], 8, 8)
+        assert torch.equal(block(z), F.relu(block.shortcut(z)))
+        assert not last.any()
+        n, std = first.numel(), (2 / (first.shape[0] * 9)) ** 0.5 / 3
+        # standard error of a normal sample's deviation is std / sqrt(2 n)
+        assert float(first.std()) == pytest.approx(std, abs=4 * std / (2 * n) ** 0.5)
+
+
+def test_a_fixup_block_adds_a_number_before_each_convolution_and_activation_and_scales_the_branch():
+    """The block written out by hand; a shift before a convolution is not part of its zero padding."""
+    torch.manual_seed(1)
+    block = ResidualBlock(3, 5, 2, "fixup").double()
+    a, b, c, d = torch.linspace(-0.4, 0.5, 4, dtype=torch.float64)
+    shifts = [layer for layer in block.branch if isinstance(layer, Shift)]
+    for layer, value in zip(shifts, (a, b, c, d), strict=True):
+        layer.bias.data.fill_(value)
+    (scale,) = (layer for layer in block.branch if isinstance(layer, Scale))
+    assert scale.weight.item() == 1
+    scale.weight.data.fill_(1.7)
+    first, last = (layer.weight for layer in block.branch if isinstance(layer, nn.Conv2d))
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    inner = F.conv2d(F.relu(F.conv2d(x + a, first, stride=2, padding=1) + b) + c, last, padding=1)
+    torch.testing.assert_close(block(x), F.relu(block.shortcut(x) + 1.7 * inner + d))
 
 
 def test_the_shortcut_subsamples_and_fills_missing_channels_with_zeros():
@@ -97,7 +134,7 @@ def test_linear_layers_start_as_torchs_own():
     "builds",
     [
         [lambda: mlp((6, 5, 3)), lambda: mlp((6, 5, 3), batch_norm=True)],
-        [lambda norm=norm: resnet(8, 10, norm) for norm in ("batch", "batch-identity", "none")],
+        [lambda norm=norm: resnet(8, 10, norm) for norm in NORMS],
     ],
 )
 def test_every_switch_changes_where_a_network_starts(builds):
@@ -143,7 +180,7 @@ def test_a_perceptron_takes_inputs_of_any_shape_row_by_row(shape):
     assert torch.equal(network(x), network(x.reshape(4, 6)))
 
 
-@pytest.mark.parametrize(("depth", "norm"), [(21, "batch"), (2, "batch"), (20, "fixup")])
+@pytest.mark.parametrize(("depth", "norm"), [(21, "batch"), (2, "batch"), (20, "layer")])
 def test_a_resnet_that_does_not_exist_is_refused_with_those_that_do(depth, norm):
     with pytest.raises(LossAtlasError, match=r"6n \+ 2.*batch-identity"):
         resnet(depth, 10, norm)

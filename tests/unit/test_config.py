@@ -142,6 +142,11 @@ def test_a_wrong_config_gets_one_sentence_with_file_key_and_way_out(config, sent
     assert "\n" not in str(refused.value)
 
 
+def test_another_word_is_not_taken_for_a_misspelt_one():
+    with pytest.raises(LossAtlasError, match=r"device must be one of cpu, cuda, not 'gpu'$"):
+        validate({"device": "gpu"}, SCHEMA)
+
+
 @given(st.dictionaries(st.text(), st.none() | st.integers() | st.text(), min_size=1))
 def test_no_config_slips_through_with_a_key_that_the_schema_lacks(config):
     if set(config) <= set(SCHEMA["properties"]):

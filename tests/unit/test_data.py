@@ -4,6 +4,8 @@ import pickle
 import random
 import struct
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.error import URLError
 
 import numpy as np
@@ -207,6 +209,30 @@ def test_a_download_that_fails_is_one_sentence(tiny_idx, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", no_network)
     with pytest.raises(LossAtlasError, match=f"could not download {CLASS_OF[name]} to {data_dir}"):
         data.load(name, data_dir, download=True)
+
+
+def test_jobs_that_begin_together_fetch_a_set_once_and_read_it_whole(tiny_idx, monkeypatch):
+    import torchvision.datasets
+
+    name, data_dir, raw, _ = tiny_idx
+    content = {path: path.read_bytes() for path in raw.iterdir()}
+    fetched = []
+
+    def slow(folder, download):
+        fetched.append(folder)
+        for path, whole in content.items():
+            path.write_bytes(whole[:9])
+        time.sleep(0.1)  # the others look now
+        for path, whole in content.items():
+            path.write_bytes(whole)
+
+    for path in content:
+        path.unlink()
+    monkeypatch.setattr(torchvision.datasets, CLASS_OF[name], slow)
+    with ThreadPoolExecutor(3) as pool:
+        loaded = list(pool.map(lambda _: data.load(name, data_dir, download=True), range(3)))
+    assert fetched == [data_dir]
+    assert all(torch.equal(one.train_x, loaded[0].train_x) for one in loaded)
 
 
 @pytest.fixture

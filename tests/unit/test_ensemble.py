@@ -13,7 +13,7 @@ from lossatlas import ensemble
 from lossatlas.ensemble import Layout, Norm
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems import Quadratic, Rosenbrock
-from lossatlas.problems.architectures import cnn, mlp, resnet
+from lossatlas.problems.architectures import NORMS, cnn, mlp, resnet
 from lossatlas.problems.network import NetworkProblem, ema_moments, exact_moments, initial
 
 MEMBERS = 3
@@ -186,7 +186,7 @@ def test_hessian_vector_products_are_differences_of_gradients(name):
     )
 
 
-@pytest.mark.parametrize("norm", ["batch", "batch-identity", "none"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_resnet8_is_evaluated_as_one_network_after_another(norm):
     torch.manual_seed(0)
     module = resnet(8, classes=3, norm=norm).double()

@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 from lossatlas.code_hash import code
 from lossatlas.config import load_schema, validate
 from lossatlas.console import cost_line, done_line, failure_lines
+from lossatlas.data_files import check as check_data
 from lossatlas.errors import LossAtlasError
 from lossatlas.gpu import gpu_count
 from lossatlas.run_lock import take_run_lock
@@ -33,6 +34,7 @@ workflow.global_resources.setdefault("gpu", gpu_count())
 def take_the_run():
     try:
         take_run_lock()
+        check_data(workflow.dag.needrun_jobs(), config)
     except LossAtlasError as error:
         raise WorkflowError(str(error)) from None
 

@@ -28,9 +28,9 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, curves: Mapping[str, Artifact]
     """Four panels, each as wide as a column. runs: every run; table: the monotone table; curves: by path."""
     with style.paper():
         figure, axes = plt.subplots(2, 2, figsize=(style.PAGE, 5.6), layout="constrained")
-        data = table["data"].iloc[0]
+        data, architecture = table[["data", "architecture"]].iloc[0]
         _curves(axes[0, 0], runs, curves, data)
-        _shares(axes[0, 1], table[table["data"] == data], data)
+        _shares(axes[0, 1], table[(table["data"] == data) & (table["architecture"] == architecture)], data)
         _scatter(
             axes[1, 0],
             runs,

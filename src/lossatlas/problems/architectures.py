@@ -70,32 +70,43 @@ class Shortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.missing))
 
 
+NORMS = ("batch", "batch-identity", "none", "fixup")
+
+
 class ResidualBlock(nn.Module):
     """relu(shortcut(x) + branch(x)), two 3x3 convolutions without bias in the branch (He et al. 2016).
 
-    norm: `batch`; `batch-identity` (the last scale starts at 0, so the block starts as its shortcut); or `none`
-    (no normalisation, the branch is multiplied by one scalar that starts at 0: NBN-I of Lucas et al. 2021).
+    norm: `batch`; `batch-identity` (the last scale starts at 0, so the block starts as its shortcut); `none` (no
+    normalisation, the branch is multiplied by one scalar that starts at 0: NBN-I of Lucas et al. 2021); or `fixup` (a
+    scalar that starts at 1, and one added before each convolution and activation; for the rest see `resnet`).
     """
 
     def __init__(self, fan_in: int, fan_out: int, stride: int, norm: str):
         super().__init__()
-        normalised = norm != "none"
+        normalised = norm.startswith("batch")
 
         def normal(features: int) -> list[nn.Module]:
             return [Norm(features)] if normalised else []
 
+        def shift() -> list[nn.Module]:
+            return [Shift()] if norm == "fixup" else []
+
         self.branch = nn.Sequential(
+            *shift(),
             nn.Conv2d(fan_in, fan_out, 3, stride, 1, bias=False),
             *normal(fan_out),
+            *shift(),
             nn.ReLU(),
+            *shift(),
             nn.Conv2d(fan_out, fan_out, 3, 1, 1, bias=False),
             *normal(fan_out),
+            *([Scale(1.0), Shift()] if norm == "fixup" else []),
         )
         keeps_shape = stride == 1 and fan_in == fan_out
         self.shortcut = nn.Sequential(*([] if keeps_shape else [Shortcut(fan_in, fan_out, stride), *normal(fan_out)]))
         if norm == "batch-identity":
             nn.init.zeros_(self.branch[-1].weight)
-        self.scale = None if normalised else Scale()
+        self.scale = Scale(0.0) if norm == "none" else None
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.branch(x)
@@ -103,28 +114,48 @@ class ResidualBlock(nn.Module):
 
 
 class Scale(nn.Module):
-    """Multiplication by one trainable number that starts at 0."""
+    """Multiplication by one trainable number."""
 
-    def __init__(self):
+    def __init__(self, start: float):
         super().__init__()
-        self.weight = nn.Parameter(Tensor([0.0]))
+        self.weight = nn.Parameter(Tensor([start]))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * x
 
 
+class Shift(nn.Module):
+    """Addition of one trainable number that starts at 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(Tensor([0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
 def resnet(
     depth: int, classes: int = 10, norm: str = "batch", inputs: int = 3, channels: Sequence[int] = (16, 32, 64)
 ) -> nn.Sequential:
-    """ResNet of 6n + 2 layers for images (He et al. 2016, by default that for 32x32 ones), Kaiming-normal fan-out."""
-    if depth < 8 or (depth - 2) % 6 or norm not in ("batch", "batch-identity", "none"):
+    """ResNet of 6n + 2 layers for images (He et al. 2016, by default that for 32x32 ones), Kaiming-normal fan-out.
+
+    norm: of the blocks, see there. `fixup` starts as in Zhang et al. 2019 (arXiv 1901.09321, section 3): the last
+    convolution of each of the L branches and the linear layer at 0, the others in the branches, m = 2 convolutions a
+    branch, times L^(-1 / (2m - 2)); one number is added before each activation and before the linear layer as well.
+    """
+    if depth < 8 or (depth - 2) % 6 or norm not in NORMS:
         raise LossAtlasError(
             f"resnet depth {depth} with norm {norm!r}: depth must be 6n + 2 (20, 32, 44, 56) "
-            "and norm one of batch, batch-identity, none"
+            f"and norm one of {', '.join(NORMS)}"
         )
+
+    def shifts() -> list[nn.Module]:
+        return [Shift()] if norm == "fixup" else []
+
     fan_in = channels[0]
     layers: list[nn.Module] = [nn.Conv2d(inputs, fan_in, 3, 1, 1, bias=False)]
-    layers += [Norm(fan_in)] if norm != "none" else []
+    layers += [Norm(fan_in)] if norm.startswith("batch") else shifts()
     layers.append(nn.ReLU())
     for fan_out, first_stride in zip(channels, (1, 2, 2), strict=True):
         for i in range((depth - 2) // 6):
@@ -133,7 +164,21 @@ def resnet(
     for module in nn.Sequential(*layers).modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, classes))
+    linear = nn.Linear(fan_in, classes)
+    if norm == "fixup":
+        _fixup([layer for layer in layers if isinstance(layer, ResidualBlock)], linear)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *shifts(), linear)
+
+
+def _fixup(blocks: Sequence[ResidualBlock], linear: nn.Linear) -> None:
+    """Start the branches of the blocks, whose convolutions are Kaiming-normal, and the last layer: see `resnet`."""
+    with torch.no_grad():
+        for block in blocks:
+            first, last = (layer for layer in block.branch if isinstance(layer, nn.Conv2d))
+            first.weight *= len(blocks) ** -0.5
+            last.weight.zero_()
+        linear.weight.zero_()
+        linear.bias.zero_()
 
 
 @ensemble.rule(ResidualBlock)
@@ -148,6 +193,11 @@ def _(layer, params, x, given, record):
 @ensemble.rule(Scale)
 def _(layer, params, x, given, record):
     return params["weight"].view(-1, *[1] * (x.dim() - 1)) * x
+
+
+@ensemble.rule(Shift)
+def _(layer, params, x, given, record):
+    return x + params["bias"].view(-1, *[1] * (x.dim() - 1))
 
 
 # --- the four networks of the MNIST-1D table (Greydanus and Kobak 2024, released `models.py`) ------------------------

@@ -11,7 +11,7 @@ from lossatlas import data
 from lossatlas.problems import architectures
 from lossatlas.problems.network import NetworkProblem, exact_moments, initial
 from lossatlas.seeds import seed
-from lossatlas.studies.settings import Baseline
+from lossatlas.studies.settings import RESIDUAL, Baseline
 from lossatlas.training import Recipe, Store, Training, steps_per_epoch, train
 
 
@@ -32,9 +32,9 @@ def build(baseline: Baseline, shape: tuple[int, ...], classes: int) -> nn.Sequen
     inputs = torch.Size(shape).numel()
     if baseline.architecture in architectures.MNIST1D_NETWORKS:
         return architectures.mnist1d_network(baseline.architecture, inputs, classes)
-    if baseline.architecture == "resnet":
+    if baseline.architecture in RESIDUAL:
         depth, *channels = baseline.hidden
-        norm = "batch" if baseline.batch_norm else "none"
+        norm = RESIDUAL[baseline.architecture] or ("batch" if baseline.batch_norm else "none")
         return architectures.resnet(depth, classes, norm, shape[0], channels or (16, 32, 64))
     if baseline.architecture == "cnn":
         shape = shape if len(shape) > 1 else (1, *shape)

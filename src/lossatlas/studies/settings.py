@@ -3,15 +3,19 @@
 from dataclasses import dataclass
 from itertools import product
 
+# ResNets and what their blocks are normalised by; None: BatchNorm, or the scalar of NBN-I without it.
+RESIDUAL = {"resnet": None, "resnet_identity": "batch-identity", "resnet_fixup": "fixup"}
+
 
 @dataclass(frozen=True)
 class Baseline:
     """One training job. Its members are the product of the four tuples at the end, in that order.
 
-    architecture: `mlp`, `cnn` or `resnet`; hidden: widths of the hidden layers (MLP), channels (CNN), or the depth
-    and, where they are not 16, 32 and 64, the channels of the three stages (ResNet); or a network of the MNIST-1D
-    table, whose sizes are fixed (`linear`, `residual-mlp`, `conv`, `gru`). shuffled: the positions of the inputs are
-    mixed by one permutation. loss `squared_error` with data as its own target makes an autoencoder (`autoencoder`).
+    architecture: `mlp`, `cnn` or one of `RESIDUAL`; hidden: widths of the hidden layers (MLP), channels (CNN), or the
+    depth and, where they are not 16, 32 and 64, the channels of the three stages (ResNet); or a network of the
+    MNIST-1D table, whose sizes are fixed (`linear`, `residual-mlp`, `conv`, `gru`). shuffled: the positions of the
+    inputs are mixed by one permutation. loss `squared_error` with data as its own target makes an autoencoder
+    (`autoencoder`).
     pushes: 0 for none, else c in the penalty s sum_p (|p| - c |p(0)|)^2 (`outR`, Lucas et al. 2021), s the strength.
     """
 

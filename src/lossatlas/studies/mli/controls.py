@@ -32,7 +32,8 @@ def measure(
     Arms: `own`, `fresh` (index: which), `noise`, `zero` starts; `permuted` end; `homogeneous` bias schedule;
     `layer-own`, `layer-fresh` (index: which layer is moved back alone); pairs `init-init` and `end-end` of seeds;
     and `placebo`, for which see there. Members that were not pushed take part at the variation rates only, and only
-    lines of networks that trained are followed.
+    lines of networks that trained are followed; of the lines of single layers, whose claim is about the rise at the
+    start, only the ends.
     """
     problem = baselines.problems(baseline, data_set, device).train
     members = baseline.members()
@@ -40,12 +41,13 @@ def measure(
     start, end = (torch.as_tensor(training[name])[taken].to(device) for name in ("initial", "final"))
     members = [members[i] for i in taken]
     if "placebo" in arms:
-        return _placebo(problem, members, start, end, mli)
+        return _placebo(problem, baseline, members, start, end, mli)
     _, followed = trained_runs(sweep(problem, start, end, 2).loss, baseline, mli)
     rows = []
     for arm, index, a, b, exponents in _lines(problem, baseline, data_set, members, start, end, mli):
         if arm in arms:
-            line = sweep(problem, a[followed], b[followed], mli["control_points"], exponents=exponents)
+            points = 2 if arm.startswith("layer-") else mli["control_points"]
+            line = sweep(problem, a[followed], b[followed], points, exponents=exponents)
             rows += _rows(arm, index, [members[i] for i in followed.tolist()], line)
     return rows
 
@@ -83,23 +85,27 @@ def _lines(
 
 
 def _placebo(
-    problem: NetworkProblem, members: Sequence[Member], start: Tensor, end: Tensor, mli: Mapping[str, Any]
+    problem: NetworkProblem,
+    baseline: Baseline,
+    members: Sequence[Member],
+    start: Tensor,
+    end: Tensor,
+    mli: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Networks that stayed near, moved as far as the far arm without a change of their function.
 
-    The final networks of all but the largest push are rescaled between their layers until their distance from the
-    start is that of the largest push with the same seed: same start, same function at the end, other line. `index`
-    counts the pushes.
+    The final networks of the near arm (the smallest push whose runs all train; the smallest of all where none does)
+    are rescaled between their layers until their distance from the start is that of the largest push with the same
+    seed: same start, same function at the end, other line. `index` counts the pushes.
     """
     pushes = sorted({push for _, _, push, _ in members})
     of_push = [[i for i, member in enumerate(members) if member[2] == push] for push in pushes]
-    distance = (end[of_push[-1]] - start[of_push[-1]]).norm(dim=-1)
-    rows = []
-    for index, near in enumerate(of_push[:-1]):
-        moved = rescaled_to_distance(problem, start[near], end[near], distance)
-        line = sweep(problem, start[near], moved, mli["points"])  # the far arm's own lines have as many
-        rows += _rows("placebo", index, [members[i] for i in near], line)
-    return rows
+    trained, _ = trained_runs(sweep(problem, start, end, 2).loss, baseline, mli)
+    index = next((i for i, runs in enumerate(of_push[:-1]) if trained[runs].all()), 0)
+    near, far = of_push[index], of_push[-1]
+    moved = rescaled_to_distance(problem, start[near], end[near], (end[far] - start[far]).norm(dim=-1))
+    line = sweep(problem, start[near], moved, mli["points"])  # the far arm's own lines have as many
+    return _rows("placebo", index, [members[i] for i in near], line)
 
 
 def homogeneous(problem: NetworkProblem) -> Tensor:
@@ -138,16 +144,20 @@ def _partners(members: Sequence[Member]) -> list[int]:
 
 
 def _rows(arm: str, index: int, members: Sequence[Member], line: Sweep) -> list[dict[str, Any]]:
-    columns = {
-        "loss_start": line.loss[:, 0],
-        "loss_end": line.loss[:, -1],
-        "delta": curves.minimum_delta(line.loss),
-        "delta_error": curves.minimum_delta(line.error),
-        "plateau_loss": curves.plateau_length(line.loss),
-        "plateau_error": curves.plateau_length(line.error),
-    }
+    columns = {"loss_start": line.loss[:, 0], "loss_end": line.loss[:, -1]} | _curve_columns(line)
     values = [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
     return [
         {"arm": arm, "index": index, "learning_rate": rate, "seed": s, **value}
         for (rate, _, _, s), value in zip(members, values, strict=True)
     ]
+
+
+def _curve_columns(line: Sweep) -> dict[str, Tensor]:
+    """What a curve shows; NaN of a line of which only the ends are known."""
+    found = {
+        "delta": curves.minimum_delta(line.loss),
+        "delta_error": curves.minimum_delta(line.error),
+        "plateau_loss": curves.plateau_length(line.loss),
+        "plateau_error": curves.plateau_length(line.error),
+    }
+    return found if len(line.alphas) > 2 else {name: torch.full_like(c, torch.nan) for name, c in found.items()}

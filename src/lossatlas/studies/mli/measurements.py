@@ -54,19 +54,20 @@ def measure(tables: Tables) -> dict[str, Interval]:
 
 
 def monotone_table(tables: Tables) -> pd.DataFrame:
-    """Share of non-monotone runs among the trained ones, by data set, optimiser, BatchNorm and learning rate.
+    """Share of non-monotone runs among the trained ones, by network, optimiser, BatchNorm and learning rate.
 
     The layout of table 1 of Lucas et al. 2021, with Wilson limits, the released mean over violating runs only
     (`violating_mean`), and the median over all trained runs beside it.
     """
     runs = tables.runs[_is_grid(tables.runs)]
     rows = []
-    for key, cell in runs.groupby(["data", "optimizer", "batch_norm", "learning_rate"]):
+    columns = ["data", "architecture", "optimizer", "batch_norm", "learning_rate"]
+    for key, cell in runs.groupby(columns):
         trained = cell[cell["trained"]]
         violating = trained[trained["delta"] > MONOTONE]
         share = statistics.wilson(len(violating), len(trained))
         rows.append(
-            dict(zip(["data", "optimizer", "batch_norm", "learning_rate"], key, strict=True))
+            dict(zip(columns, key, strict=True))
             | {"runs": len(cell), "trained": len(trained), "diverged": int((cell["diverged_at"] >= 0).sum())}
             | {"violating_share": share.value, "low": share.low, "high": share.high}
             | {"violating_mean": float(violating["delta"].mean()), "median": float(trained["delta"].median())}
@@ -78,7 +79,7 @@ def monotone_table(tables: Tables) -> pd.DataFrame:
 
 
 def _is_grid(runs: pd.DataFrame) -> pd.Series:
-    """Runs of the main grid: one architecture a data set, every learning rate."""
+    """Runs of the main grids, which have every learning rate."""
     return runs["ensemble"].str.fullmatch(r"[a-z0-9_]+-(?:sgd|momentum|adagrad|rmsprop|adam)(?:-bn)?")
 
 
@@ -262,9 +263,10 @@ def _depth(tables: Tables, ensemble: str) -> int:
 
 def plateau_depth(tables: Tables) -> Interval | None:
     runs = tables.plain[(tables.plain["optimizer"] == "momentum") & ~tables.plain["batch_norm"]]
-    base = runs[_is_grid(runs)]
     deep = runs[runs["ensemble"].str.contains("-depth")]
     deep = deep[deep["depth"] == deep["depth"].max()]
+    varied = deep["ensemble"].str.replace(r"-depth\d+", "-momentum", regex=True)
+    base = runs[runs["ensemble"].isin(varied)]  # another grid may have the same data
     pairs = deep.merge(base, on=["data", "learning_rate", "seed"], suffixes=("", "_base"))
     return _by_seed(pairs, pairs["plateau_error"] - pairs["plateau_error_base"])
 
@@ -318,10 +320,12 @@ def _published_table(data: tuple[str, ...], threshold: float) -> Callable[[Table
 
 
 def _resnet(column: str, divisor: str | None = None) -> Callable[[Tables], Interval | None]:
-    """Mean over the seeds of the trained ResNets on CIFAR-10, each seed the mean of its runs."""
+    """Mean over the seeds of the trained plain ResNets on CIFAR-10, each seed the mean of its runs."""
 
     def mean(tables: Tables) -> Interval | None:
-        runs = tables.plain[(tables.plain["data"] == "cifar10") & tables.plain["architecture"].str.startswith("resnet")]
+        runs = tables.plain[
+            (tables.plain["data"] == "cifar10") & tables.plain["architecture"].str.startswith("resnet-")
+        ]
         values = runs[column] / (runs[divisor] if divisor else 1)
         return _by_seed(runs, values)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from lossatlas.errors import LossAtlasError
@@ -11,6 +12,8 @@ LINES = (
     *("own", "fresh", "noise", "zero", "permuted", "homogeneous"),
     *("layer-own", "layer-fresh", "init-init", "end-end"),
 )
+# Whether with BatchNorm, of architectures that are made for one of the two.
+NORMALISED = {"resnet_identity": (True,), "resnet_fixup": (False,)}
 
 
 def ensembles(mli: Mapping[str, Any]) -> dict[str, Baseline]:
@@ -45,8 +48,9 @@ def ensembles(mli: Mapping[str, Any]) -> dict[str, Baseline]:
             seeds=tuple(range(grid["seeds"])),
         )
         for optimizer in grid["optimizers"]:
-            plan[f"{grid['name']}-{optimizer}"] = replace(base, optimizer=optimizer)
-            plan[f"{grid['name']}-{optimizer}-bn"] = replace(base, optimizer=optimizer, batch_norm=True)
+            for batch_norm in NORMALISED.get(grid["architecture"], (False, True)):
+                name = f"{grid['name']}-{optimizer}{'-bn' if batch_norm else ''}"
+                plan[name] = replace(base, optimizer=optimizer, batch_norm=batch_norm)
     return plan | _variations(first["name"], plan[f"{first['name']}-momentum"], mli)
 
 
@@ -75,12 +79,15 @@ def _variations(grid: str, base: Baseline, mli: Mapping[str, Any]) -> dict[str, 
             pushes=tuple(mli["pushes"]),
             seeds=tuple(range(mli["push_seeds"])),
         )
-    for bottleneck in mli["bottlenecks"]:
-        plan[f"{grid}-autoencoder{bottleneck}"] = replace(
+    for optimizer, bottleneck in product(mli["autoencoder_optimizers"], mli["bottlenecks"]):
+        name = f"{grid}-autoencoder{bottleneck}{'' if optimizer == base.optimizer else f'-{optimizer}'}"
+        plan[name] = replace(
             few,
             autoencoder=True,
-            hidden=(32, bottleneck, 32),
+            optimizer=optimizer,
+            hidden=(mli["autoencoder_width"], bottleneck, mli["autoencoder_width"]),
             learning_rates=tuple(mli["autoencoder_rates"]),
+            epochs=mli["autoencoder_epochs"] or base.epochs,
         )
     return plan
 

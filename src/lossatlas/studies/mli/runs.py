@@ -1,6 +1,6 @@
 """One row a run: the curves on the line from the initialisation to the trained network, and what they show."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,13 @@ from lossatlas.data import DataSet
 from lossatlas.interpolation import refined, sweep
 from lossatlas.problems.network import NetworkProblem, ema_moments
 from lossatlas.studies import baselines
-from lossatlas.studies.settings import Baseline
+from lossatlas.studies.settings import RESIDUAL, Baseline
 from lossatlas.thresholds import RIGHT_ANGLE
 from lossatlas.training import minibatch_rows
 from lossatlas.velocities import velocities
 
 SMOOTH_ROWS = 32  # examples of each run whose smooth Gauss length is integrated
+PATH_BYTES = 256 * 2**20  # logit paths of the runs whose angles are found together; autoencoders have long logits
 FLOAT64_ROWS = 256  # examples of the comparison with float64
 
 
@@ -80,8 +81,8 @@ def _follow(
     table["test_loss"], table["test_error"] = _last(held_out.loss), _last(held_out.error)
     table["test_delta"] = curves.minimum_delta(held_out.loss)
     table["delta_fine"] = curves.minimum_delta(fine.loss)
-    table |= _turning_columns(fine.logits.transpose(1, 2))
-    table["turning_coarse"] = curves.turning(line.logits.transpose(1, 2)).mean(-1)
+    table |= _by_runs(_turning_columns, fine.logits.transpose(1, 2))
+    table |= _by_runs(lambda paths: {"turning_coarse": curves.turning(paths).mean(-1)}, line.logits.transpose(1, 2))
     table |= _smooth_columns(problems.train, start, end, line.alphas, line.logits)
     members = baseline.members()
     one_a_setting = [i for i, run in enumerate(runs) if members[run][-1] == baseline.seeds[0]]
@@ -101,7 +102,7 @@ def _identity(baseline: Baseline) -> dict[str, list]:
     shared = {
         "data": baseline.folder or baseline.data,
         "architecture": f"{architecture}-{'-'.join(map(str, baseline.hidden))}-{baseline.activation}",
-        "depth": baseline.hidden[0] if baseline.architecture == "resnet" else len(baseline.hidden),
+        "depth": baseline.hidden[0] if baseline.architecture in RESIDUAL else len(baseline.hidden),
         "optimizer": baseline.optimizer,
         "batch_norm": baseline.batch_norm,
         "autoencoder": baseline.autoencoder,
@@ -133,7 +134,14 @@ def _curve_columns(loss: Tensor, error: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _turning_columns(paths: Tensor) -> dict[str, list | Tensor]:
+def _by_runs(columns: Callable[[Tensor], dict[str, Tensor]], paths: Tensor) -> dict[str, Tensor]:
+    """Columns of logit paths (k, r, A, C), found for as many runs at once as have room in float64."""
+    size = max(1, PATH_BYTES // (8 * paths[0].numel()))
+    parts = [columns(part) for part in paths.split(size)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _turning_columns(paths: Tensor) -> dict[str, Tensor]:
     """Of logit paths (k, r, A, C) on the refined grid: each example by itself, and all stacked into one path."""
     diameter = curves.indicatrix_diameter(paths)
     to_end = curves.distance_to_end(paths)
@@ -152,7 +160,7 @@ def _turning_columns(paths: Tensor) -> dict[str, list | Tensor]:
         "stacked_turning": curves.turning(stacked),
         "stacked_diameter": curves.indicatrix_diameter(stacked),
         "stacked_certified": curves.certified(stacked),
-        "logit_linearity": [float(curves.logit_linearity(path.double())) for path in paths],
+        "logit_linearity": torch.stack([curves.logit_linearity(path.double()) for path in paths]),
     }
 
 
