@@ -232,7 +232,7 @@ def test_two_gradients_in_closed_form_are_torchjds(method, peer):
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         g = torch.randn(2, 2, generator=generator, dtype=torch.float64)
-        ours = cagrad.two_weights(method, g.numpy()) @ g.numpy()
+        ours = cagrad.two_weights(method, *cagrad.inner_products(g.numpy())) @ g.numpy()
         theirs = peer(g).numpy()
         if method == "CAGrad":
             ours = 1.5 * ours  # the toy divides by 1 + c
