@@ -59,6 +59,9 @@ def test_a_plan_that_makes_no_comparison_is_refused():
         plan.jobs(section(goals=["mse", "l1"]))
     with pytest.raises(LossAtlasError, match="reconstruction goals of tiny first"):
         plan.jobs(section(goals=["mean", "mse"]))
+    assert list(plan.jobs(section(architecture="patches", vae=False))) == ["tiny", "labels"]
+    with pytest.raises(LossAtlasError, match="no variational form"):
+        plan.jobs(section(architecture="patches"))
 
 
 # --- tuning and judging -----------------------------------------------------------------------------------------------
@@ -229,7 +232,7 @@ def test_two_gradients_in_closed_form_are_torchjds(method, peer):
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         g = torch.randn(2, 2, generator=generator, dtype=torch.float64)
-        ours = cagrad.two_weights(method, g.numpy()) @ g.numpy()
+        ours = cagrad.two_weights(method, *cagrad.inner_products(g.numpy())) @ g.numpy()
         theirs = peer(g).numpy()
         if method == "CAGrad":
             ours = 1.5 * ours  # the toy divides by 1 + c
@@ -263,6 +266,21 @@ def test_harmony_of_correlated_layers_against_a_simulated_field():
     rate = common.double().mean().item()
     error = (rate / 1500**2) ** 0.5 / rate / (2 * np.log(9))  # Poisson error of the log rate over n log p
     assert abs(np.log(rate) / (2 * -np.log(9)) - harmony_from_correlation(0.5, 2)) < 4 * error + 0.01  # its own sample
+
+
+def test_volumes_of_runs_are_boxes_on_the_log_scale_of_their_limits():
+    excess = {"a": [(0.0, 0.0), (1.0, 0.0)], "b": [(5.0, -9.0), (0.0, 1.0)], "c": [(-1.0, -1.0)] * 2}
+    rows = [
+        {"arm": a, "stage": "final", "seed": s, "image_excess": i, "latent_excess": z}
+        | {"score": np.nan if a == "c" else max(i, z)}
+        for a, points in excess.items()
+        for s, (i, z) in enumerate(points)
+    ]
+    runs, side = pd.DataFrame(rows), np.log(10)
+    assert samples.volumes(runs, ["a"]) == pytest.approx([1, (side - 1) / side])  # at both limits: the whole square
+    assert samples.volumes(runs, ["b"])[0] == 0  # more than ten times one limit
+    assert samples.volumes(runs, ["c"]) == pytest.approx([0, 0])  # it diverged
+    assert samples.volumes(runs, ["a", "b", "c"])[1] == pytest.approx(1 - 1 / side**2)  # two strips meet in a square
 
 
 def test_the_best_baseline_is_chosen_by_tuning_runs_alone():

@@ -10,7 +10,7 @@ from lossatlas.composite.balancers import OnGramian, Static
 from lossatlas.composite.training import measure, train
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems.architectures import mlp
-from lossatlas.problems.autoencoder import AutoencoderProblem, Pca, convolutional, dense
+from lossatlas.problems.autoencoder import AutoencoderProblem, Patches, Pca, convolutional, dense, patchwise
 from lossatlas.problems.classifier import LOSSES, ClassifierProblem
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.training import Recipe
@@ -198,7 +198,14 @@ def test_one_loss_or_another_place_is_refused():
 # --- the problems -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [lambda: dense((3, 8, 8), (5,), 2), lambda: convolutional((3, 8, 8), 2, 4)])
+BUILDS = [
+    lambda: dense((3, 8, 8), (5,), 2),
+    lambda: convolutional((3, 8, 8), 2, 4),
+    lambda: patchwise((3, 8, 8), 4, 5, 12),
+]
+
+
+@pytest.mark.parametrize("build", BUILDS)
 def test_an_ensemble_of_autoencoders_is_its_members(build):
     x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     problem = AutoencoderProblem(build(), x, ("mse", "mean"))
@@ -219,6 +226,36 @@ def test_the_published_autoencoder_has_its_parameters():
     count = sum(p.numel() for p in convolutional((3, 32, 32), 32, 307).parameters())
     assert count == pytest.approx(0.82e6, rel=0.02)  # without the 0.32 M of the log-variance
     assert count + 1024 * 307 + 307 == pytest.approx(1.15e6, rel=0.02)
+
+
+def test_patches_tile_the_image_and_the_way_back_is_the_inverse():
+    x = torch.arange(2 * 3 * 8 * 12.0).view(2, 3, 8, 12)
+    there, back = Patches((3, 8, 12), 4), Patches((3, 8, 12), 4, backwards=True)
+    rows = there(x)
+    assert rows.shape == (2, 6, 48)
+    assert torch.equal(rows[1, 4].view(3, 4, 4), 2 * x[1, :, 4:, 4:8] - 1)  # second row of patches, second column
+    assert torch.equal(back((rows + 1) / 2), x)
+
+
+def test_patches_share_one_network_that_sees_nothing_of_the_others():
+    build = patchwise((3, 8, 12), 4, 5, 12)
+    x = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    swapped = torch.cat([x[..., 4:8], x[..., :4], x[..., 8:]], -1)
+    codes, other = (build[0](images).view(2, 2, 3, 2) for images in (x, swapped))
+    assert torch.allclose(codes[:, :, [1, 0, 2]], other, atol=1e-6)
+    z = build[0](x)
+    changed = z.clone()
+    changed[:, :2] += 1  # the code of the first patch
+    moved = (build[1](changed) - build[1](z)).abs().amax((0, 1)) > 0
+    assert moved[:4, :4].all()
+    assert not moved[4:].any()
+    assert not moved[:, 4:].any()
+    convolution = nn.functional.conv2d(2 * x - 1, build[0][1].weight.view(2, 3, 4, 4), build[0][1].bias, stride=4)
+    assert torch.allclose(convolution.flatten(2).mT.flatten(1), z, atol=1e-5)
+    with pytest.raises(LossAtlasError, match="do not tile"):
+        patchwise((3, 8, 12), 5, 5, 12)
+    with pytest.raises(LossAtlasError, match="do not tile"):
+        patchwise((3, 8, 12), 4, 5, 13)
 
 
 def test_pca_is_the_best_linear_code():

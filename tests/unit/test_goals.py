@@ -32,7 +32,7 @@ def slow_ssim(a, b, window):
     return np.mean(found)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8), (1, 18, 17)])  # one product, two products
+@pytest.mark.parametrize("shape", [(2, 8, 8), (1, 18, 17)])  # one product, shifted sums
 def test_ssim_is_that_of_the_definition(shape):
     a, b = images(0, shape=shape), images(1, shape=shape)
     pairs = [list(zip(x, y, strict=True)) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
@@ -130,6 +130,19 @@ def test_a_batch_smaller_than_the_code_cannot_be_white():
     best = (white.U[..., :9] @ white.Vh[..., :9, :]) * 10**0.5  # all nine directions that ten centred rows have
     assert goals.covariance_gap(best).item() * 25**2 == pytest.approx(goals.covariance_floor(10, 25))
     assert goals.covariance_gap(z).item() * 25**2 > goals.covariance_floor(10, 25)
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(40, 7), (7, 40), (10, 10)])  # by the covariance, by inner products
+def test_the_covariance_gap_of_any_batch_is_numpys(rows, dim):
+    z = torch.randn(3, rows, dim, generator=torch.Generator().manual_seed(4), dtype=torch.float64).requires_grad_()
+    gap = goals.covariance_gap(z)
+    for i in range(3):
+        covariance = np.cov(z[i].detach().numpy().T, bias=True)
+        assert gap[i].item() == pytest.approx(np.square(covariance - np.eye(dim)).mean(), rel=1e-10)
+    centred = z - z.mean(1, keepdim=True)  # and its slope is that which autograd finds through the covariance itself
+    slow = (centred.mT @ centred / rows - torch.eye(dim)).square().mean((-2, -1)).sum()
+    (expected,), (found,) = torch.autograd.grad(slow, z), torch.autograd.grad(gap.sum(), z)
+    assert (found - expected).abs().max() < 1e-12 * max(1, expected.abs().max())
 
 
 def test_bad_goals_are_refused_in_one_sentence():

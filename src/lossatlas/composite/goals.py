@@ -16,7 +16,7 @@ from lossatlas.errors import LossAtlasError
 
 SSIM_CONSTANTS = (0.01**2, 0.03**2)  # (K L)^2 of Wang et al. 2004 for pixels in [0, 1]
 WINDOW = 5  # pixels a side of SSIM's window
-SMALL_IMAGE = 256  # pixels up to which one matrix for the whole image is faster than one for each axis, or an FFT
+SMALL_IMAGE = 256  # pixels up to which one matrix for the whole image is faster than shifted sums, or an FFT
 EPS = 1e-3  # of Charbonnier's root
 TINY = 1e-6  # of the modulus of a spectrum, and under the determinant of a singular covariance
 
@@ -48,17 +48,19 @@ def dissimilarity(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Slope]:
     m_a, m_aa, m_ab = (_window_means(maps) for maps in (x_hat, x_hat * x_hat, x_hat * x))
     m_b, m_bb = _window_means(x), _window_means(x * x)
     c1, c2 = SSIM_CONSTANTS
-    means, squares = m_a * m_b, m_a.square() + m_b.square()
-    mean_part, cross_part = 2 * means + c1, 2 * (m_ab - means) + c2
-    mean_norm, spread_norm = squares + c1, m_aa + m_bb - squares + c2
+    means, squares = m_a * m_b, torch.addcmul(m_b.square(), m_a, m_a)
+    cross_part = m_ab.sub_(means).mul_(2).add_(c2)  # in place from here on: fresh memory costs more than arithmetic
+    spread_norm = m_aa.add_(m_bb).sub_(squares).add_(c2)
+    mean_part, mean_norm = means.mul_(2).add_(c1), squares.add_(c1)
     norm = mean_norm * spread_norm
-    similarity = mean_part * cross_part / norm
+    similarity = (mean_part * cross_part).div_(norm)
 
     def slope() -> Tensor:
-        of_m_ab, of_m_aa = 2 * mean_part / norm, -similarity / spread_norm
-        of_m_a = 2 * (m_b * (cross_part - mean_part) / norm + m_a * (-of_m_aa - similarity / mean_norm))
+        of_m_ab, of_m_aa = mean_part.div(norm).mul_(2), similarity.div(spread_norm).neg_()
+        of_m_a = (cross_part - mean_part).div_(norm).mul_(m_b)
+        of_m_a.sub_((similarity / mean_norm).add_(of_m_aa).mul_(m_a)).mul_(2)
         plain, twice, once = (_window_adjoint(of, x_hat.shape[-2:]) for of in (of_m_a, of_m_aa, of_m_ab))
-        total = torch.addcmul(plain, x_hat, twice, value=2).addcmul_(x, once)
+        total = plain.addcmul_(x_hat, twice, value=2).addcmul_(x, once)
         return total.mul_(-1 / similarity[0].numel())
 
     return 1 - similarity.flatten(1).mean(1), slope
@@ -98,7 +100,7 @@ def fourier(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Slope]:
 
 def _absolute(error: Tensor) -> tuple[Tensor, Slope]:
     root = error.square().add_(EPS**2).sqrt_()
-    return (root - EPS).flatten(1).mean(1), lambda: (error / root).div_(error[0].numel())
+    return root.flatten(1).mean(1) - EPS, lambda: (error / root).div_(error[0].numel())
 
 
 def _spectrum(x: Tensor) -> Tensor:
@@ -131,30 +133,38 @@ def _modulus(spectrum: Tensor) -> Tensor:
 
 def _window_means(maps: Tensor) -> Tensor:
     """Means over all windows (..., H, W) -> (..., H', W')."""
-    rows, columns, both = _window_matrices(*maps.shape[-2:], maps.dtype, maps.device)
-    if both is not None:
-        return (maps.flatten(-2) @ both.mT).unflatten(-1, (len(rows), len(columns)))
-    return rows @ (maps @ columns.mT)
+    rows, columns = maps.shape[-2:]
+    if rows * columns > SMALL_IMAGE:
+        return _window_sums(_window_sums(maps, -2), -1).div_(WINDOW**2)
+    matrix = _window_matrix(rows, columns, maps.dtype, maps.device)
+    return (maps.flatten(-2) @ matrix.mT).unflatten(-1, (rows - WINDOW + 1, columns - WINDOW + 1))
 
 
 def _window_adjoint(means: Tensor, shape: torch.Size) -> Tensor:
     """The transpose of `_window_means`, (..., H', W') -> (..., H, W)."""
-    rows, columns, both = _window_matrices(*shape, means.dtype, means.device)
-    if both is not None:
-        return (means.flatten(-2) @ both).unflatten(-1, shape)
-    return rows.mT @ (means @ columns)
+    if shape.numel() <= SMALL_IMAGE:
+        return (means.flatten(-2) @ _window_matrix(*shape, means.dtype, means.device)).unflatten(-1, shape)
+    edge = WINDOW - 1
+    return _window_sums(_window_sums(F.pad(means, (edge,) * 4), -1), -2).div_(WINDOW**2)
+
+
+def _window_sums(maps: Tensor, axis: int) -> Tensor:
+    """Sums over WINDOW = 5 neighbours along an axis, which gets shorter by 4: pairs, pairs of pairs, and the fifth."""
+    length = maps.shape[axis]
+    pairs = maps.narrow(axis, 0, length - 1) + maps.narrow(axis, 1, length - 1)
+    fours = pairs.narrow(axis, 0, length - 3) + pairs.narrow(axis, 2, length - 3)
+    return fours.narrow(axis, 0, length - 4) + maps.narrow(axis, 4, length - 4)
 
 
 @lru_cache(maxsize=8)
-def _window_matrices(rows: int, columns: int, dtype, device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The means along rows and columns, and for small images both in one matrix (H' W', H W)."""
+def _window_matrix(rows: int, columns: int, dtype, device) -> Tensor:
+    """The means over all windows as one matrix (H' W', H W)."""
 
     def band(side: int) -> Tensor:
         offsets = torch.arange(side, device=device) - torch.arange(side - WINDOW + 1, device=device)[:, None]
         return ((offsets >= 0) & (offsets < WINDOW)).to(dtype) / WINDOW
 
-    bands = band(rows), band(columns)
-    return *bands, torch.kron(*bands) if rows * columns <= SMALL_IMAGE else None
+    return torch.kron(band(rows), band(columns))
 
 
 # --- batch statistics of the codes ------------------------------------------------------------------------------------
@@ -172,6 +182,10 @@ def covariance_gap(z: Tensor) -> tuple[Tensor, Slope]:
     """‖Ĉ − I‖²_F / d², Ĉ the batch covariance (divided by b), (k,)."""
     b, d = z.shape[1:]
     centred = z - z.mean(1, keepdim=True)
+    if b < d:  # Ĉ and the inner products of the rows, K = centred centredᵀ / b, have the same eigenvalues but for zeros
+        inner = centred @ centred.mT / b
+        value = inner.square().sum((-2, -1)) - 2 * inner.diagonal(dim1=-2, dim2=-1).sum(-1) + d
+        return value / d**2, lambda: (inner @ centred - centred) * (4 / (b * d * d))
     gap = centred.mT @ centred / b - torch.eye(d, dtype=z.dtype, device=z.device)
     return gap.square().mean((-2, -1)), lambda: centred @ (4 / (b * d * d) * gap)
 

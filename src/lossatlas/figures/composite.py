@@ -37,6 +37,7 @@ GOAL_COLOURS = (
     *(style.BLUE, style.SKY, style.GREEN, style.BROWN, style.ORANGE),
     *(style.RED, style.PURPLE, style.PINK, style.GREY, "0.2"),
 )
+MANY = 20  # numbers of a code, beyond which they are not drawn one by one
 LEADER = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2, 1, 2)))
 
@@ -82,6 +83,7 @@ def success(found: Mapping[str, Any]) -> Figure:
             axis.axvline(reference, **style.THRESHOLD)
             if mine["kind"].iloc[0] == "autoencoder":
                 axis.axvline(0, color="0.2", linewidth=0.8)
+                _success_counts(axis, mine)
             axis.set(xlabel=label)
         handles = [
             plt.Line2D([], [], color=shade, marker="o", markersize=3.5, label=f) for f, (shade, _) in FAMILIES.items()
@@ -99,6 +101,16 @@ def _arm_axis(axes: Axes, arms: pd.DataFrame, title: str) -> None:
         tick.set_fontweight("bold" if arm == plan.PLANESWALKER else "normal")
     axes.grid(axis="y", color="0.93", linewidth=0.5)
     axes.set_title(title)
+
+
+def _success_counts(axes: Axes, arms: pd.DataFrame) -> None:
+    """How many seeds of each arm succeed, at the right edge of its line."""
+    for y, row in arms.iterrows():
+        if row["success"] > 0:
+            axes.annotate(
+                f"{row['success'] * row['seeds']:.0f} / {row['seeds']:.0f}", (1, y), xycoords=("axes fraction", "data"),
+                fontsize=5, ha="right", va="center", color=colour(row["arm"]),
+            )  # fmt: skip
 
 
 def pictures(found: Mapping[str, Any]) -> Figure:
@@ -155,11 +167,15 @@ def _side_by_side(images: np.ndarray) -> np.ndarray:
 
 
 def _marginals(axes: Axes, codes: np.ndarray, last: bool) -> None:
-    """Histograms of each number of the code, and the density of N(0, 1)."""
+    """Histograms of each number of the code (of many: their median, and the range of nine tenths), and N(0, 1)."""
     edges = np.linspace(-4, 4, 25)
-    for column in codes.T:
-        density, _ = np.histogram(column.clip(-4, 4), edges, density=True)
-        axes.stairs(density, edges, color=style.BLUE, alpha=min(1.0, 3 / codes.shape[1]), linewidth=0.6)
+    densities = np.stack([np.histogram(column.clip(-4, 4), edges, density=True)[0] for column in codes.T])
+    if len(densities) > MANY:
+        low, middle, high = np.quantile(densities, (0.05, 0.5, 0.95), axis=0)
+        axes.stairs(high, edges, baseline=low, color=style.BLUE, alpha=0.35, fill=True)
+        densities = middle[None]
+    for density in densities:
+        axes.stairs(density, edges, color=style.BLUE, alpha=min(1.0, 3 / len(densities)), linewidth=0.6)
     grid = np.linspace(-4, 4, 100)
     axes.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color="0.1", linewidth=0.8)
     axes.set(yticks=[], xlim=(-4, 4), ylim=(0, 0.75))

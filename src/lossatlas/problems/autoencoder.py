@@ -156,6 +156,48 @@ def convolutional(shape: Sequence[int], channels: int, latent: int) -> nn.Sequen
     return nn.Sequential(nn.Sequential(*encoder), nn.Sequential(*decoder, up(c, colours), nn.Sigmoid()))
 
 
+class Patches(nn.Module):
+    """Images (..., C, H, W) with pixels in [0, 1] as rows of square patches (..., H W / side², C side²) in [−1, 1]; and
+    `backwards` from rows to images, without the change of scale.
+
+    A linear layer between them is a convolution whose stride is the side of its kernel, as one matrix product.
+    """
+
+    def __init__(self, shape: Sequence[int], side: int, backwards: bool = False):
+        super().__init__()
+        self.shape, self.side, self.backwards = tuple(shape), side, backwards
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        colours, height, width = self.shape
+        rows, columns = height // self.side, width // self.side
+        if self.backwards:
+            x = x.unflatten(-1, (colours, self.side, self.side)).unflatten(-4, (rows, columns))
+            return x.movedim((-3, -5, -2, -4, -1), (-5, -4, -3, -2, -1)).reshape(*x.shape[:-5], *self.shape)
+        x = x.unflatten(-2, (rows, self.side)).unflatten(-1, (columns, self.side))
+        return x.movedim((-4, -2, -5, -3, -1), (-5, -4, -3, -2, -1)).flatten(-3).flatten(-3, -2).mul(2).sub_(1)
+
+
+def patchwise(shape: Sequence[int], side: int, hidden: int, latent: int) -> nn.Sequential:
+    """The same small autoencoder on every patch of side x side pixels: the code has `latent` numbers for all together.
+
+    A linear encoder of the centred pixels, a decoder with one hidden layer of tanh and a sigmoid at its end. Raises
+    `LossAtlasError` where patches do not tile the image or do not share the code evenly.
+    """
+    colours, height, width = shape
+    count = (height // side) * (width // side)
+    if height % side or width % side or latent % count:
+        raise LossAtlasError(
+            f"patches of {side} pixels do not tile images {tuple(shape)} with codes of {latent} numbers"
+        )
+    pixels, numbers = colours * side * side, latent // count
+    encoder = [Patches(shape, side), nn.Linear(pixels, numbers), nn.Flatten()]
+    decoder = [nn.Unflatten(-1, (count, numbers)), nn.Linear(numbers, hidden), nn.Tanh(), nn.Linear(hidden, pixels)]
+    return nn.Sequential(
+        nn.Sequential(*encoder), nn.Sequential(*decoder, Patches(shape, side, backwards=True), nn.Sigmoid())
+    )
+
+
 @ensemble.rule(nn.ConvTranspose2d)
 def _(layer, params, x, given, record):
     weight, bias = params["weight"], params.get("bias")

@@ -24,6 +24,7 @@ from lossatlas.problems.autoencoder import (
     VariationalProblem,
     convolutional,
     dense,
+    patchwise,
     posterior_divergence,
     variational,
 )
@@ -164,6 +165,8 @@ class AutoencoderTask:
         shape = tuple(self.data_set.train_x.shape[1:])
         if self.job["architecture"] == "convolutional":
             return convolutional(shape, self.job["hidden"][0], self.job["latent"])
+        if self.job["architecture"] == "patches":
+            return patchwise(shape, self.job["patch"], self.job["hidden"][0], self.job["latent"])
         return dense(shape, self.job["hidden"], self.job["latent"])
 
     def _rate(self, outputs) -> dict[str, Tensor]:

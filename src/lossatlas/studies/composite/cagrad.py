@@ -31,13 +31,17 @@ def two_losses(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(losses, -1), np.stack(slopes, -2)
 
 
-def two_weights(method: str, g: np.ndarray, c: float = 0.5) -> np.ndarray:
-    """Weights (..., 2) of two gradients g (..., 2, d) in closed form."""
+def inner_products(g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The products (...) of the first of two gradients g (..., 2, d) with itself, of the second, and of both."""
     a, b = g[..., 0, :], g[..., 1, :]
-    aa, bb, ab = (a * a).sum(-1), (b * b).sum(-1), (a * b).sum(-1)
+    return (a * a).sum(-1), (b * b).sum(-1), (a * b).sum(-1)
+
+
+def two_weights(method: str, aa: np.ndarray, bb: np.ndarray, ab: np.ndarray, c: float = 0.5) -> np.ndarray:
+    """Weights (..., 2) of two gradients in closed form, from their inner products (...)."""
     tiny = 1e-300
     if method == "mean":
-        return np.full(g.shape[:-1], 0.5)
+        return np.full((*aa.shape, 2), 0.5)
     if method.startswith("q="):
         powers = np.sqrt(np.stack([aa, bb], -1)).clip(1e-150) ** float(method[2:])
         return powers / powers.sum(-1, keepdims=True)
@@ -69,9 +73,9 @@ def cagrad_paths(steps: int, kept: int = 400) -> np.ndarray:
         if (step - 1) % every == 0:
             path.append(x.copy())
         _, g = two_losses(x)
-        direction = np.stack(
-            [(two_weights(name, own)[..., None] * own).sum(-2) for name, own in zip(METHODS, g, strict=True)]
-        )
+        products = zip(METHODS, *inner_products(g), strict=True)
+        weights = np.stack([two_weights(name, *of_method) for name, *of_method in products])
+        direction = (weights[..., None] * g).sum(-2)
         first += 0.1 * (direction - first)
         second += 0.001 * (direction**2 - second)
         x = x - 1e-3 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)

@@ -23,6 +23,7 @@ from lossatlas.studies.composite.samples import (
     paired_means,
     paired_success,
     success_share,
+    volumes,
 )
 from lossatlas.theory import harmony_from_correlation
 
@@ -114,7 +115,7 @@ def _autoencoder(tables: Tables) -> dict[str, Interval]:
         "at_edge": edge_share(runs),
         "gap_bits_readme": _mean(runs, README, "gap_bits"),
         "gap_bits_sum": _mean(runs, SUM, "gap_bits"),
-    }
+    } | _volumes(runs)
     if (runs["arm"] == plan.VARIATIONAL).any():
         found |= {
             "success_vae": success_share(runs, plan.VARIATIONAL),
@@ -127,10 +128,30 @@ def _autoencoder(tables: Tables) -> dict[str, Interval]:
         others = [key for key, job in tables.jobs.items() if job["kind"] == "autoencoder" and key != name]
         if others:
             runs = tables.runs[others[0]]
-            found["textures_readme"] = paired_means(runs, README, SUM, "score")
-            found["textures_unit"] = paired_means(runs, "q=-1", SUM, "score")
-            found["textures_at_edge"] = edge_share(runs)
+            best = best_baseline(runs)
+            found |= {
+                "textures_readme": paired_means(runs, README, SUM, "score"),
+                "textures_unit": paired_means(runs, "q=-1", SUM, "score"),
+                "textures_against_best": paired_means(runs, README, best, "score"),
+                "textures_success_sum": success_share(runs, SUM),
+                "textures_success_readme": success_share(runs, README),
+                "textures_success_best": success_share(runs, best),
+                "textures_at_edge": edge_share(runs),
+            } | {f"textures_{name}": interval for name, interval in _volumes(runs).items()}
     return found
+
+
+def _volumes(runs: pd.DataFrame) -> dict[str, Interval]:
+    """Hypervolumes of single arms, of all together, and what q = 1 adds to all others, by seeds."""
+    arms = list(dict.fromkeys(runs["arm"]))
+    of_sum, of_readme, of_all = (volumes(runs, some) for some in ([SUM], [README], arms))
+    return {
+        "volume_sum": statistics.t_interval(of_sum),
+        "volume_readme": statistics.t_interval(of_readme),
+        "volume_readme_against_sum": statistics.t_interval(of_readme - of_sum),
+        "volume_all": statistics.t_interval(of_all),
+        "volume_readme_adds": statistics.t_interval(of_all - volumes(runs, [arm for arm in arms if arm != README])),
+    }
 
 
 def _mean(runs: pd.DataFrame, arm: str, column: str) -> Interval:

@@ -33,7 +33,8 @@ POWERS = {"sum": 0.0, "q=0.5": 0.5, "q=1": 1.0, "q=2": 2.0, "q=4": 4.0, "q=-1": 
 def jobs(composite: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{name of the result files: settings and kind} of the comparisons.
 
-    Raises `LossAtlasError` for names that are not unique, goals that make no comparison, and more bands than pairs.
+    Raises `LossAtlasError` for names that are not unique, goals that make no comparison, a variational form of patches,
+    and more bands than pairs.
     """
     entries = [("autoencoder", entry) for entry in composite["autoencoders"]]
     entries += [("classifier", entry) for entry in composite["classifiers"]]
@@ -64,6 +65,11 @@ def _check_goals(entry: Mapping[str, Any]) -> None:
         raise LossAtlasError(
             f"composite.autoencoders: the goals of {entry['name']} must have mse and one of {', '.join(LATENT)}: the "
             "event of success is about both"
+        )
+    if entry["vae"] and entry["architecture"] == "patches":
+        raise LossAtlasError(
+            f"composite.autoencoders: {entry['name']} has the architecture patches, which has no variational form; "
+            "set vae: false"
         )
     if list(goals) != sorted(goals, key=lambda goal: goal in LATENT):
         raise LossAtlasError(f"composite.autoencoders: name the reconstruction goals of {entry['name']} first")

@@ -1,6 +1,6 @@
 """The final and tuning runs of arms, and what is compared of them: paired differences, shares, the best baseline."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,12 @@ from scipy import stats
 
 from lossatlas import statistics
 from lossatlas.artifacts import Artifact
+from lossatlas.composite.hypervolume import hypervolume
 from lossatlas.statistics import Interval
 from lossatlas.studies.composite import plan
 from lossatlas.studies.composite.plan import SUM
+
+WORST = 10.0  # times its limit, beyond which a requirement counts as not met at all in the hypervolume
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,19 @@ def mean_cosine(logs: Artifact, arm: str = SUM) -> np.ndarray:
 def success_share(runs: pd.DataFrame, arm: str) -> Interval:
     success = final_runs(runs, arm)["success"]
     return statistics.wilson(int(success.sum()), len(success))
+
+
+def volumes(runs: pd.DataFrame, arms: Sequence[str]) -> np.ndarray:
+    """Share (k,) of the square from the limits to WORST times the limits, of squared error and of the worst latent
+    statistic on a log scale, that the final runs of some arms dominate together, for each seed; above 1 beyond both.
+
+    The ends of the square were set before any run was looked at. A run that diverged dominates nothing.
+    """
+    columns = ["image_excess", "latent_excess"]
+    final = [final_runs(runs, arm) for arm in arms]
+    points = np.stack([rows[columns].where(rows["score"].notna()).to_numpy(float) for rows in final], 1)
+    worst = np.log(WORST)
+    return np.array([hypervolume(of_seed, (worst, worst)) / worst**2 for of_seed in points])
 
 
 def at_edge(runs: pd.DataFrame, arm: str) -> bool:

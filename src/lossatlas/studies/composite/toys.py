@@ -39,6 +39,10 @@ def team_slopes(x: Tensor, n: int, steepness: float) -> Tensor:
 
 def velocity(slopes: Tensor, q: float) -> Tensor:
     """Σ w_i g_i (...) of slopes (..., n) on a line, weights ∝ |slope|^q."""
+    if q == 0:
+        return slopes.mean(-1)
+    if q == inf:
+        return slopes.gather(-1, slopes.abs().argmax(-1, keepdim=True))[..., 0]
     return (power_weights(slopes.abs(), q) * slopes).sum(-1)
 
 
