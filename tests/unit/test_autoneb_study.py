@@ -549,6 +549,16 @@ def test_differences_between_arms_are_paired():
     assert against.value == -0.5
 
 
+def test_curvatures_are_counted_where_the_maximum_lies_inside():
+    rows = [(-2.0, -1.0), (-1.0, -2.0), (1.0, 2.0), (np.nan, np.nan)]
+    frame = pd.DataFrame([{"arm": "autoneb", "curvature": a, "end_curvature": b} for a, b in rows])
+    down, more = (measurements.MEASURES[f"saddle_{name}"] for name in ("curves_down", "curvature"))
+    for measure in (down, more):
+        found = measure(tables_of(frame))
+        assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
+        assert measure(tables_of(frame.tail(1))) is None
+
+
 def test_the_cheap_schedule_is_judged_by_ratios():
     rows = arm_rows("published", {"published": [0.01, 0.02], "ours": [0.0102, 0.0204]})
     for row in rows:

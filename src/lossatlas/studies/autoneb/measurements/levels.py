@@ -16,15 +16,15 @@ def saddle_networks(tables: Tables) -> Found:
     return statistics.wilson(int(inside.sum()), len(inside))
 
 
-def saddle_curvature(tables: Tables) -> Found:
-    """Without bands whose highest point is an end."""
-    bands = tables.bands[tables.bands["curvature"].notna()]
-    return by_network(bands, bands["curvature"] - bands["end_curvature"])
+def _curvature(against: str | None = None) -> Measure:
+    """Share of the maxima inside bands whose lowest curvature is below that in another column, or below 0."""
 
+    def share(tables: Tables) -> Found:
+        bands = tables.bands[tables.bands["curvature"].notna()]
+        below = bands["curvature"] < (bands[against] if against else 0)
+        return statistics.wilson(int(below.sum()), len(bands)) if len(bands) else None
 
-def saddle_curves_down(tables: Tables) -> Found:
-    bands = tables.bands[tables.bands["curvature"].notna()]
-    return statistics.wilson(int((bands["curvature"] < 0).sum()), len(bands)) if len(bands) else None
+    return share
 
 
 def _test_rise(arm: str, column: str, level: float) -> Measure:
@@ -74,8 +74,8 @@ def control_narrow(tables: Tables) -> Found:
 
 MEASURES: Mapping[str, Measure] = {
     "saddle_networks": saddle_networks,
-    "saddle_curves_down": saddle_curves_down,
-    "saddle_curvature": saddle_curvature,
+    "saddle_curves_down": _curvature(),
+    "saddle_curvature": _curvature("end_curvature"),
     "test_error_flat": _test_rise("autoneb", "test_error_over_ends", 0.90),
     "test_error_segment": _test_rise("segment", "test_error_over_ends", 0.95),
     "family_ensemble": family_ensemble,
