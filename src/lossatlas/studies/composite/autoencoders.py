@@ -117,8 +117,12 @@ class AutoencoderTask:
 
     def pca_error(self, tuning: bool) -> float:
         """Held-out squared error of as many principal components of the training rows as the code has numbers."""
-        part = self.split if tuning else self.data_set
-        return Pca.fit(part.train_x, self.job["latent"]).squared_error(part.test_x)
+        return self._pca_errors[tuning]
+
+    @cached_property
+    def _pca_errors(self) -> tuple[float, float]:
+        parts = (self.data_set, self.split)
+        return tuple(Pca.fit(part.train_x, self.job["latent"]).squared_error(part.test_x) for part in parts)
 
     def judged(self, theta: Tensor, tuning: bool) -> dict[str, Tensor]:
         problem = self.held_out(tuning)
