@@ -128,7 +128,10 @@ class AutoencoderTask:
         problem = self.held_out(tuning)
         with torch.no_grad():
             outputs = problem.outputs(theta)
-            values = torch.stack([problem.goal(name)(outputs) for name in self.names], -1).double().cpu()
+            # member by member: the images of one fit the cache
+            members = zip(*(output.split(1) for output in outputs), strict=True)
+            values = torch.cat([torch.stack([problem.goal(name)(m) for name in self.names], -1) for m in members])
+            values = values.double().cpu()
             rounded = self._rounded(problem, theta, outputs[1])
         names, latent = self.names, ~self.reconstruction
         mse = values[:, names.index("mse")]
