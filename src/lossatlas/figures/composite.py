@@ -108,10 +108,9 @@ def _success_counts(axes: Axes, arms: pd.DataFrame) -> None:
     """How many seeds of each arm succeed, at the right end of its row."""
     for y, row in arms.iterrows():
         if row["success"] > 0:
-            axes.annotate(
-                f"{row['success'] * row['seeds']:.0f} / {row['seeds']:.0f}", (0.99, y), xycoords=("axes fraction", "data"),
-                fontsize=5, ha="right", va="center", color=colour(row["arm"]),
-            )  # fmt: skip
+            label = f"{row['success'] * row['seeds']:.0f} / {row['seeds']:.0f}"
+            place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
+            axes.annotate(label, (0.99, y), fontsize=5, color=colour(row["arm"]), **place)
 
 
 def pictures(found: Mapping[str, Any]) -> Figure:
