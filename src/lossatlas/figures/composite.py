@@ -37,7 +37,7 @@ GOAL_COLOURS = (
     *(style.BLUE, style.SKY, style.GREEN, style.BROWN, style.ORANGE),
     *(style.RED, style.PURPLE, style.PINK, style.GREY, "0.2"),
 )
-MANY = 20  # numbers of a code, beyond which they are not drawn one by one
+MANY = 20  # numbers of a code that are drawn one by one
 LEADER = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2, 1, 2)))
 
@@ -83,7 +83,8 @@ def success(found: Mapping[str, Any]) -> Figure:
             axis.axvline(reference, **style.THRESHOLD)
             if mine["kind"].iloc[0] == "autoencoder":
                 axis.axvline(0, color="0.2", linewidth=0.8)
-                _success_counts(axis, mine)
+                if name != names[0]:  # the first comparison's are panel a
+                    _success_counts(axis, mine)
             axis.set(xlabel=label)
         handles = [
             plt.Line2D([], [], color=shade, marker="o", markersize=3.5, label=f) for f, (shade, _) in FAMILIES.items()
@@ -104,13 +105,12 @@ def _arm_axis(axes: Axes, arms: pd.DataFrame, title: str) -> None:
 
 
 def _success_counts(axes: Axes, arms: pd.DataFrame) -> None:
-    """How many seeds of each arm succeed, at the right edge of its line."""
+    """How many seeds of each arm succeed, at the right end of its row."""
     for y, row in arms.iterrows():
         if row["success"] > 0:
-            axes.annotate(
-                f"{row['success'] * row['seeds']:.0f} / {row['seeds']:.0f}", (1, y), xycoords=("axes fraction", "data"),
-                fontsize=5, ha="right", va="center", color=colour(row["arm"]),
-            )  # fmt: skip
+            label = f"{row['success'] * row['seeds']:.0f} / {row['seeds']:.0f}"
+            place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
+            axes.annotate(label, (0.99, y), fontsize=5, color=colour(row["arm"]), **place)
 
 
 def pictures(found: Mapping[str, Any]) -> Figure:
@@ -138,7 +138,7 @@ def pictures(found: Mapping[str, Any]) -> Figure:
                     continue
                 _marginals(part.add_subplot(grid[r, count : count + 2]), logs["codes"][order.index(arm)], r == rows - 1)
                 axes = part.add_subplot(grid[r, count + 2])
-                covariance = np.cov(logs["codes"][order.index(arm)].T)
+                covariance = np.cov(logs["codes"][order.index(arm)].T[:MANY])
                 shown = axes.imshow(covariance, cmap="RdBu_r", vmin=-1, vmax=1)
                 axes.set(xticks=[], yticks=[])
                 axes = part.add_subplot(grid[r, count + 3])

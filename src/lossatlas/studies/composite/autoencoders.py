@@ -117,14 +117,21 @@ class AutoencoderTask:
 
     def pca_error(self, tuning: bool) -> float:
         """Held-out squared error of as many principal components of the training rows as the code has numbers."""
-        part = self.split if tuning else self.data_set
-        return Pca.fit(part.train_x, self.job["latent"]).squared_error(part.test_x)
+        return self._pca_errors[tuning]
+
+    @cached_property
+    def _pca_errors(self) -> tuple[float, float]:
+        parts = (self.data_set, self.split)
+        return tuple(Pca.fit(part.train_x, self.job["latent"]).squared_error(part.test_x) for part in parts)
 
     def judged(self, theta: Tensor, tuning: bool) -> dict[str, Tensor]:
         problem = self.held_out(tuning)
         with torch.no_grad():
             outputs = problem.outputs(theta)
-            values = torch.stack([problem.goal(name)(outputs) for name in self.names], -1).double().cpu()
+            # member by member: the images of one fit the cache
+            members = zip(*(output.split(1) for output in outputs), strict=True)
+            values = torch.cat([torch.stack([problem.goal(name)(m) for name in self.names], -1) for m in members])
+            values = values.double().cpu()
             rounded = self._rounded(problem, theta, outputs[1])
         names, latent = self.names, ~self.reconstruction
         mse = values[:, names.index("mse")]
