@@ -191,6 +191,13 @@ def test_stopped_minima_lie_just_below_the_loss_they_are_stopped_at(minima, prob
     assert never.isnan().all()
 
 
+def test_a_training_of_one_epoch_is_stopped_after_it_or_never(minima, problems):
+    """Half of one epoch, the first milestone, is no epoch."""
+    short = replace(TINY, epochs=1, schedule="milestones", milestones=(0.5, 0.75))
+    found = levels._stopped(short, problems.train, torch.as_tensor(minima["initial"]), {"matched_loss": 1e9})
+    assert found.isfinite().all()
+
+
 def test_a_rounds_parts_are_its_bands_each_once_whoever_computes_them(minima, problems):
     def part(number, former=(), former_paths=None, round_number=0):
         return exploration.measure(

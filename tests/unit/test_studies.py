@@ -1081,6 +1081,18 @@ def test_a_figure_drops_no_arm_and_marks_the_thresholds():
     plt.close(figure)
 
 
+def test_the_panels_of_one_grid_are_named_and_filled_by_the_grid_whose_curves_are_drawn():
+    runs, _, curves = recorded(FOUR)
+    other = runs.assign(data="cifar10", ensemble="cifar10-" + runs["optimizer"], learning_rate=7.0)  # first by name
+    runs = pd.concat([other, runs], ignore_index=True)
+    figure = figure_module.draw(runs, measurements.monotone_table(Tables(runs, frame([], LINE))), curves)
+    lines, shares = figure.axes[:2]
+    assert lines.get_title(loc="left").endswith("digits")
+    assert shares.get_title(loc="left").endswith("digits")
+    assert shares.get_xlim()[1] < 7
+    plt.close(figure)
+
+
 def test_a_figure_can_be_drawn_when_runs_diverged_or_none_trained():
     runs, table, curves = recorded(FOUR)
     runs.loc[0, ["trained", "delta", "distance"]] = [False, nan, nan]

@@ -28,7 +28,8 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, curves: Mapping[str, Artifact]
     """Four panels, each as wide as a column. runs: every run; table: the monotone table; curves: by path."""
     with style.paper():
         figure, axes = plt.subplots(2, 2, figsize=(style.PAGE, 5.6), layout="constrained")
-        data, architecture = table[["data", "architecture"]].iloc[0]
+        drawn = runs[runs["ensemble"] == _ensemble(next(iter(curves)))]  # the first grid, of which the curves are
+        data, architecture = drawn[["data", "architecture"]].iloc[0]
         _curves(axes[0, 0], runs, curves, data)
         _shares(axes[0, 1], table[(table["data"] == data) & (table["architecture"] == architecture)], data)
         _scatter(
@@ -45,11 +46,14 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, curves: Mapping[str, Artifact]
         return figure
 
 
+def _ensemble(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".npz")
+
+
 def _curves(axes: Axes, runs: pd.DataFrame, curves: Mapping[str, Artifact], data: str) -> None:
     """Every trained run's loss over the line, relative to its start."""
     for path, found in curves.items():
-        ensemble = path.rpartition("/")[2].removesuffix(".npz")
-        mine = runs[runs["ensemble"] == ensemble].reset_index(drop=True)
+        mine = runs[runs["ensemble"] == _ensemble(path)].reset_index(drop=True)
         label, colour, _ = ARMS.get(
             (mine["optimizer"].iloc[0], bool(mine["batch_norm"].iloc[0])), ("other", "0.5", ".")
         )

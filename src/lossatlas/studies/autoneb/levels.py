@@ -228,12 +228,12 @@ def _add_crossings(rows: list[dict[str, Any]], losses: Tensor, pairs: Sequence[t
 def _stopped(baseline: Baseline, problem: NetworkProblem, initial: Tensor, settings: Mapping[str, Any]) -> Tensor:
     """Networks (k, P) of about equal loss: each where its training loss first lay below `matched_loss` after an epoch.
 
-    NaN where it never did in the part of the training with the first learning rate.
+    NaN where it never did in the part of the training with the first learning rate (one epoch at least).
     """
     limit = settings["matched_loss"]
     recipe = Recipe(optimizer=baseline.optimizer, batch_size=baseline.batch_size, weight_decay=baseline.weight_decay)
     steps = steps_per_epoch(problem, recipe)
-    epochs = int(baseline.epochs * min(baseline.milestones, default=1.0))
+    epochs = max(1, int(baseline.epochs * min(baseline.milestones, default=1.0)))
     keep = [steps * (epoch + 1) for epoch in range(epochs)]
     recipe = replace(recipe, steps=keep[-1])
     found = torch.full_like(initial, torch.nan)
