@@ -11,6 +11,7 @@ import torch
 from lossatlas import ensemble, evolution, smoothing
 from lossatlas.code_hash import covered
 from lossatlas.errors import LossAtlasError
+from lossatlas.evolution import estimator
 from lossatlas.problems.analytic import Quadratic, Rastrigin
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
@@ -136,7 +137,7 @@ def test_the_chunk_size_changes_no_bit(network, sampling, shaping):
 def test_directions_drawn_twice_are_those_that_are_kept(network, monkeypatch):
     problem, theta = network
     kept = evolution.generation(problem, theta, 0.05, 150, 11)
-    monkeypatch.setattr(evolution, "KEPT_BYTES", 0)
+    monkeypatch.setattr(estimator, "KEPT_BYTES", 0)
     assert torch.equal(evolution.generation(problem, theta, 0.05, 150, 11).gradient, kept.gradient)
 
 

@@ -2,7 +2,6 @@
 
 from lossatlas.evolution.estimator import (
     BLOCK,
-    KEPT_BYTES,
     PILOT_SHARE,
     SAMPLINGS,
     SHAPINGS,
@@ -27,7 +26,6 @@ from lossatlas.evolution.population import Noise, population_losses
 
 __all__ = [
     "BLOCK",
-    "KEPT_BYTES",
     "PILOT_SHARE",
     "SAMPLINGS",
     "SHAPINGS",

@@ -14,7 +14,7 @@ from lossatlas import ensemble
 from lossatlas.perceptron import FORWARD, Perceptron
 
 Noise = Callable[[int, int], Tensor]  # (first, last) -> the directions (last - first, P) of these members
-CHUNK_BYTES = 2**20  # of a perceptron's largest activation, over the members of a chunk
+CHUNK_BYTES = 2**21  # of a perceptron's largest activation, over the members of a chunk
 
 
 def population_losses(
