@@ -9,7 +9,7 @@ from torch.func import functional_call
 from lossatlas import training
 from lossatlas.data import DataSet
 from lossatlas.errors import LossAtlasError
-from lossatlas.problems.architectures import MNIST1D_NETWORKS, Patches, mnist1d_network
+from lossatlas.problems.architectures import MNIST1D_NETWORKS, Windows, mnist1d_network
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.studies import baselines
 from lossatlas.studies.settings import Baseline
@@ -57,10 +57,10 @@ def test_an_ensemble_has_the_losses_and_gradients_of_its_members(name, length):
 def test_patches_are_what_a_convolution_sees_and_have_two_derivatives(kernel, stride, padding):
     x = torch.randn(2, 3, 9, 4, generator=torch.Generator().manual_seed(0), **DOUBLE)  # (k, C, L, n)
     expected = F.pad(x, (0, 0, padding, padding)).unfold(2, kernel, stride).permute(0, 1, 4, 2, 3)
-    assert torch.equal(Patches.apply(x, kernel, stride, padding), expected)
+    assert torch.equal(Windows.apply(x, kernel, stride, padding), expected)
     one = x[:1, :2, :, :2].clone().requires_grad_()
-    assert torch.autograd.gradcheck(Patches.apply, (one, kernel, stride, padding))
-    assert torch.autograd.gradgradcheck(Patches.apply, (one, kernel, stride, padding))
+    assert torch.autograd.gradcheck(Windows.apply, (one, kernel, stride, padding))
+    assert torch.autograd.gradgradcheck(Windows.apply, (one, kernel, stride, padding))
 
 
 def test_each_member_may_have_rows_of_its_own():

@@ -252,12 +252,12 @@ class NarrowConv1d(nn.Conv1d):
 def _(layer, params, x, given, record):
     (kernel,), (stride,), (padding,) = layer.kernel_size, layer.stride, layer.padding
     weight = params["weight"].flatten(2)  # (k, out, in kernel)
-    rows = Patches.apply(x.permute(0, 2, 3, 1), kernel, stride, padding)
+    rows = Windows.apply(x.permute(0, 2, 3, 1), kernel, stride, padding)
     y = torch.baddbmm(params["bias"][..., None], weight, rows.flatten(3).flatten(1, 2).expand(len(weight), -1, -1))
     return y.unflatten(-1, rows.shape[3:]).permute(0, 3, 1, 2)
 
 
-class Patches(torch.autograd.Function):
+class Windows(torch.autograd.Function):
     """What each output of a convolution sees: (k, C, L, n) -> (k, C, kernel, outputs, n), zeros beyond both ends.
 
     With the examples last a shifted copy is made of whole rows. Autograd would fill a tensor of the inputs' size for

@@ -11,6 +11,7 @@ of the finest cell. Points and gradients carry their d components before the poi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -197,10 +198,9 @@ def _scattered(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> tu
     weight, along = _product(f), _along(g, t)
     others = [df[k] * _product(f[:k] + f[k + 1 :]) for k in range(dim)]
     others = torch.stack([part.expand(weight.shape) for part in others], -2)
-    falls, turns = weight.unsqueeze(-2) * g, others * along.unsqueeze(-2)
     gradient: Tensor | int = 0
-    for one, other in zip(falls.flatten(0, dim - 1), turns.flatten(0, dim - 1), strict=True):
-        gradient = gradient + one + other
+    for corner in product((0, 1), repeat=dim):  # each product is used while it lies in the cache
+        gradient = gradient + weight[corner].unsqueeze(-2) * g[corner] + others[corner] * along[corner].unsqueeze(-2)
     return sum((weight * along).flatten(0, dim - 1)), gradient
 
 
