@@ -38,9 +38,13 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def sweep(path: str | os.PathLike) -> None:
-    """Remove what killed writers of `path` left behind; the caller must be its only writer."""
-    for stale in glob(f"{escape(os.fspath(path))}.tmp.*"):
-        os.unlink(stale)
+    """Remove what killed writers of `path` or of its sidecars (`<path>.meta.json`) left behind.
+
+    The caller must be their only writer.
+    """
+    for pattern in (".tmp.*", ".*.tmp.*"):
+        for stale in glob(f"{escape(os.fspath(path))}{pattern}"):
+            os.unlink(stale)
 
 
 def _sync_folder(folder: Path) -> None:
