@@ -97,23 +97,24 @@ def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100,
     shares = (equal_weights(path) if weights is None else weights).numpy()
     differences = path.diff(dim=-2)
     lengths = numbers(torch.linalg.vector_norm(differences, dim=-1))
-    gram = gram_matrix(differences) if passes > 1 else lengths  # which the first pass does not use
+    gram = gram_matrix(differences) if passes > 1 else None
     if path.dim() == 2:
-        positions = spaced_positions(lengths, gram, shares, passes, anchor)
+        positions = spaced_positions(lengths, shares, anchor, gram, passes)
     else:
-        parts = zip(lengths, gram, shares, strict=True)
-        positions = np.stack([spaced_positions(*one, passes, anchor) for one in parts])
+        grams = [None] * len(path) if gram is None else gram
+        parts = zip(lengths, shares, grams, strict=True)
+        positions = np.stack([spaced_positions(one, own, anchor, its, passes) for one, own, its in parts])
     moved = _mix(path, positions)
     moved[..., 0, :], moved[..., -1, :] = path[..., 0, :], path[..., -1, :]
     return moved
 
 
 def spaced_positions(
-    lengths: np.ndarray, gram: np.ndarray, weights: np.ndarray, passes: int, anchor: int | None = None
+    lengths: np.ndarray, weights: np.ndarray, anchor: int | None = None, gram: np.ndarray | None = None, passes: int = 1
 ) -> np.ndarray:
     """Positions (N,) on the polyline with these lengths (N - 1,) at which the gaps have the shares `weights`.
 
-    gram: of its differences, from which the passes after the first find what became of the lengths.
+    More than one pass needs the Gram matrix of its differences, to find what became of the lengths.
     """
     if not np.isfinite(lengths.sum()):  # a band that has blown up must not look well spaced
         return np.full(len(lengths) + 1, np.nan)

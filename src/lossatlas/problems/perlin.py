@@ -27,8 +27,7 @@ DENSE_DIMS = 3  # a grid of more axes does not fit into memory at a useful resol
 
 def fade(t: Tensor) -> Tensor:
     """f(|t|), which falls from 1 at 0 to 0 at 1 and beyond."""
-    t = t.abs().clamp_max(1)
-    return 1 - t * t * t * (t * (6 * t - 15) + 10)
+    return 1 - _smooth(t.abs().clamp_max(1))
 
 
 def fade_slope(t: Tensor) -> Tensor:
@@ -195,8 +194,8 @@ def _scattered(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> tu
     """Value (*batch, B) and gradient (*batch, d, B) of one octave of `size` cells at points (..., d, B) in cells."""
     dim = points.shape[-2]
     t, g = _cell(lattice, points, size, periodic)
-    slope = 30 * (t * (1 - t)).square()
-    f, df = _by_corner(1 - _smooth(t), _smooth(t)), _by_corner(-slope, slope)
+    s, slope = _smooth(t), 30 * (t * (1 - t)).square()
+    f, df = _by_corner(1 - s, s), _by_corner(-slope, slope)
     weight, along = _product(f), _along(g, t)
     others = [df[k] * _product(f[:k] + f[k + 1 :]) for k in range(dim)]
     others = torch.stack([part.expand(weight.shape) for part in others], -2)
@@ -237,6 +236,7 @@ def _cell(lattice: Tensor, points: Tensor, size: int, periodic: bool) -> tuple[T
 
 
 def _smooth(t: Tensor) -> Tensor:
+    """6 t⁵ - 15 t⁴ + 10 t³, which rises from 0 at 0 to 1 at 1."""
     return t * t * t * (t * (6 * t - 15) + 10)
 
 

@@ -66,12 +66,13 @@ def summary(tables: Tables) -> pd.DataFrame:
                 row |= {"landscapes": density.n, "density": density.value}
                 row |= {"density_low": density.low, "density_high": density.high}
                 row |= {name: float(cell[name].mean()) for name in ("likeness", "lowest")}
-                found = Interval(nan, nan, nan, 0)
+                found, ert = Interval(nan, nan, nan, 0), nan
                 if alignment in set(runs["alignment"]):
                     found = statistics.t_interval(_success(tables, condition, n, arm), LEVEL)
-                    cost = float(_cell(runs, condition, n, arm)["evaluations"].iloc[0])
+                    spent = float(_cell(runs, condition, n, arm)["evaluations"].iloc[0])
+                    ert = spent / found.value if found.value > 0 else nan
                 row |= {"success": found.value, "success_low": found.low, "success_high": found.high}
-                rows.append(row | {"ert": cost / found.value if found.value > 0 else nan})
+                rows.append(row | {"ert": ert})
     return pd.DataFrame(rows)
 
 
