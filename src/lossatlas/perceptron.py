@@ -1,11 +1,12 @@
 """Losses and gradients of an ensemble of multilayer perceptrons, by a backward pass written out.
 
-The same numbers as `lossatlas.ensemble.gradient`, without a graph: activations are kept features first (k, C, n) in
-buffers that are made once, a chunk of members fits the cache, and members whose gradient is not wanted share the
-forward pass of the others.
+The same numbers as `lossatlas.ensemble.gradient`, without a graph: a chunk of members fits the cache, members whose
+gradient is not wanted share the forward pass of the others, and who evaluates the same parameters again and again
+prepares that once.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,50 +16,37 @@ from torch import Tensor, nn
 
 from lossatlas import ensemble
 from lossatlas.ensemble import Norm
+from lossatlas.perceptron_pass import BACKWARD, Buffers, Pass
 
 # activations of one chunk: twice a core's L2 cache is still faster than two chunks, whose products are smaller
 CACHE_BYTES = 4 * 2**20
-FORWARD = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_, nn.Sigmoid: torch.sigmoid_}
-# d loss / d input from (d loss / d output, output), in place of the former
-BACKWARD = {
-    nn.ReLU: lambda slope, y: torch.ops.aten.threshold_backward.grad_input(slope, y, 0, grad_input=slope),
-    nn.Tanh: lambda slope, y: torch.ops.aten.tanh_backward.grad_input(slope, y, grad_input=slope),
-    nn.Sigmoid: lambda slope, y: torch.ops.aten.sigmoid_backward.grad_input(slope, y, grad_input=slope),
-}
 
 
-def _members(part: Tensor, members: slice, groups: int) -> Tensor:
-    """Some members of each of the groups that follow one another in part (g k, ...)."""
-    return part[members] if groups == 1 else part.unflatten(0, (groups, -1))[:, members].flatten(0, 1)
+class Chunk(NamedTuple):
+    """The pass of some members of some groups."""
+
+    groups: slice
+    members: slice
+    run: Pass
 
 
-class Layer(NamedTuple):
-    """Parameters of a linear layer and of the normalisation behind it, if any: views of an ensemble theta (k, P).
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Evaluates parameters (g, k, P) as they stand at each call, and writes their gradients to a tensor."""
 
-    weight (k, out, in); bias, scale and shift (k, out, 1).
-    """
+    chunks: Sequence[Chunk]
+    targets: Tensor
+    losses: Tensor
 
-    weight: Tensor
-    bias: Tensor
-    scale: Tensor | None = None
-    shift: Tensor | None = None
-
-    def of(self, members: slice, groups: int) -> "Layer":
-        """Those members of each group."""
-        return Layer(*(part if part is None else _members(part, members, groups) for part in self))
-
-
-class Hidden(NamedTuple):
-    """A hidden layer's activations (k, out, n); where it is normalised, also them before scale and shift, and
-    1 / deviation (k, out, 1)."""
-
-    y: Tensor
-    standard: Tensor | None = None
-    inverse: Tensor | None = None
-
-    def of(self, members: slice, groups: int) -> "Hidden":
-        """Those members of each group."""
-        return Hidden(*(part if part is None else _members(part, members, groups) for part in self))
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean losses (g, k), overwritten by the next call, on the rows x (g, n, ...) with labels y (g, n)."""
+        x = x.flatten(2)
+        # the part of the last layer's gradient that does not depend on the outputs, features first
+        self.targets.zero_().scatter_(1, y[:, None], -1 / y.shape[1])
+        with torch.no_grad():
+            for groups, members, run in self.chunks:
+                self.losses[groups, members] = run(x[groups], self.targets[groups])
+        return self.losses
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class Perceptron:
     widths: tuple[int, ...]
     activations: tuple[type[nn.Module], ...]
     eps: tuple[float | None, ...]
-    buffers: dict[tuple, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    buffers: Buffers = field(default_factory=Buffers, repr=False, compare=False)
 
     @classmethod
     def of(cls, problem) -> "Perceptron | None":
@@ -111,19 +99,33 @@ class Perceptron:
         if theta.dim() == 2:
             losses, gradients = self.gradient(theta[None], x[None], y[None], wanted)
             return losses[0], gradients[0]
-        g, k, n = *theta.shape[:2], y.shape[1]
-        x = x.flatten(2)
-        # the part of the last layer's gradient that does not depend on the outputs, features first
-        targets = x.new_zeros(g, self.widths[-1], n).scatter_(1, y[:, None], -1 / n)
-        first, last, _ = wanted.indices(k)
-        losses, gradients = theta.new_empty(g, k), theta.new_empty(g, last - first, theta.shape[2])
-        for groups, start, end in self._chunks(g, k, n * theta.element_size(), theta.device.type):
+        first, last, _ = wanted.indices(theta.shape[1])
+        gradients = theta.new_empty(len(theta), last - first, theta.shape[2])
+        return self.prepare(theta.detach().contiguous(), gradients, y.shape[1], first)(x, y), gradients
+
+    def prepare(self, theta: Tensor, gradients: Tensor, rows: int, first: int = 0) -> Prepared:
+        """`gradient` for parameters theta (g, k, P) that change in place, on so many rows a call.
+
+        gradients (g, m, P): where those of the members first ... first + m - 1 are written. Both are contiguous.
+        """
+        g, k, m = *theta.shape[:2], gradients.shape[1]
+        chunks = []
+        for groups, start, end in self._chunks(g, k, rows * theta.element_size(), theta.device.type):
             begin = max(first, start)
-            into = gradients[groups, begin - first : max(min(last, end) - first, 0)]
-            with torch.no_grad():
-                part = self._chunk(theta[groups, start:end], x[groups], targets[groups], begin - start, into)
-            losses[groups, start:end] = part
-        return losses, gradients
+            into = gradients[groups, begin - first : max(min(first + m, end) - first, 0)]
+            run = Pass(
+                self.widths,
+                self.activations,
+                self.eps,
+                theta[groups, start:end],
+                into,
+                begin - start,
+                rows,
+                self.buffers,
+            )
+            chunks.append(Chunk(groups, slice(start, end), run))
+        targets = self.buffers(theta, "targets", g, self.widths[-1], rows)
+        return Prepared(chunks, targets, theta.new_empty(g, k))
 
     def _chunks(self, g: int, k: int, unit_bytes: int, device: str) -> list[tuple[slice, int, int]]:
         """Groups and ranges of their members whose activations fit the cache, several groups only where all of each do.
@@ -138,91 +140,3 @@ class Perceptron:
         return [
             (slice(i, i + some), start, min(start + size, k)) for i in range(0, g, some) for start in range(0, k, size)
         ]
-
-    def _chunk(self, theta: Tensor, x: Tensor, targets: Tensor, begin: int, into: Tensor) -> Tensor:
-        """Losses (g, k); the gradients of the into.shape[1] members of each group from `begin` on are written there."""
-        g, k, n = *theta.shape[:2], x.shape[1]
-        layers = self._split(theta.flatten(0, 1))
-        weight, bias = layers[0].weight.reshape(g, -1, self.widths[0]), layers[0].bias.reshape(g, -1, 1)
-        y = self._buffer(theta, 1, g, k * self.widths[1], n)
-        if g == 1:
-            torch.addmm(bias[0], weight[0], x[0].mT, out=y[0])
-        else:
-            torch.baddbmm(bias, weight, x.mT, out=y)
-        y = y.view(g * k, -1, n)
-        hidden = []
-        for i, (activation, eps, layer) in enumerate(zip(self.activations, self.eps, layers, strict=False), 1):
-            hidden.append(self._hidden(y, i, activation, eps, layer))
-            out, after = self._buffer(theta, i + 1, g * k, self.widths[i + 1], n), layers[i]
-            y = torch.baddbmm(after.bias, after.weight, hidden[-1].y, out=out)
-        y = y.sub_(y.amax(1, keepdim=True)).view(g, k, -1, n)
-        picked = torch.mul(y, targets[:, None], out=self._buffer(theta, "spare", g, k, self.widths[-1], n)).sum((2, 3))
-        total = y.exp_().sum(2, keepdim=True)
-        if m := into.shape[1]:
-            members = slice(begin, begin + m)
-            slope = self._slope(theta, len(layers), g * m, n)
-            torch.addcdiv(targets[:, None], y[:, members], total[:, members], value=1 / n, out=slope.view(g, m, -1, n))
-            own = [layer.of(members, g) for layer in layers], [layer.of(members, g) for layer in hidden]
-            whole = into if into.is_contiguous() else torch.empty_like(into, memory_format=torch.contiguous_format)
-            self._backward(slope, *own, x, whole.view(-1, into.shape[2]))
-            if whole is not into:
-                into.copy_(whole)
-        return picked + total.log_().mean((2, 3))
-
-    def _buffer(self, like: Tensor, name: str | int, *shape: int) -> Tensor:
-        """A tensor of this shape that is overwritten when its name is asked for again."""
-        key = (name, shape, like.dtype, like.device)
-        if key not in self.buffers:
-            self.buffers[key] = like.new_empty(shape)
-        return self.buffers[key]
-
-    def _slope(self, like: Tensor, layer: int, members: int, n: int) -> Tensor:
-        """The buffer (members, C, n) of the gradient of a layer's output; layers share two by turns."""
-        flat = self._buffer(like, f"slope {layer % 2}", members * max(self.widths[1:]) * n)
-        return flat[: members * self.widths[layer] * n].view(members, self.widths[layer], n)
-
-    def _hidden(self, y: Tensor, number: int, activation: type[nn.Module], eps: float | None, layer: Layer) -> Hidden:
-        """A hidden layer from the outputs y (k, out, n) of its linear part, which are overwritten."""
-        if eps is None:
-            return Hidden(FORWARD[activation](y))
-        y = y.sub_(y.mean(-1, keepdim=True))
-        inverse = y.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        standard = y.mul_(inverse)
-        scaled = self._buffer(y, f"normalised {number}", *y.shape)
-        torch.addcmul(layer.shift, standard, layer.scale, out=scaled)
-        return Hidden(FORWARD[activation](scaled), standard, inverse)
-
-    def _backward(self, slope: Tensor, layers: list[Layer], hidden: list[Hidden], x: Tensor, into: Tensor) -> None:
-        """Gradients of all parameters, from that of the outputs (g m, C, n); x (g, n, features)."""
-        to = self._split(into)
-        for i in range(len(hidden), 0, -1):
-            to[i].bias.copy_(slope.sum(-1, keepdim=True))
-            to[i].weight.copy_(slope @ hidden[i - 1].y.mT)
-            before = self._slope(slope, i, len(slope), slope.shape[-1])
-            slope = torch.bmm(layers[i].weight.mT, slope, out=before)
-            slope = BACKWARD[self.activations[i - 1]](slope, hidden[i - 1].y)
-            if self.eps[i - 1] is not None:
-                slope = _through_norm(slope, layers[i - 1], hidden[i - 1], to[i - 1])
-        to[0].bias.copy_(slope.sum(-1, keepdim=True))
-        to[0].weight.copy_((slope.view(len(x), -1, x.shape[1]) @ x).view(to[0].weight.shape))
-
-    def _split(self, theta: Tensor) -> list[Layer]:
-        sizes = []
-        for fan_in, fan_out, eps in zip(self.widths, self.widths[1:], (*self.eps, None), strict=False):
-            sizes.append((fan_in * fan_out, fan_out) if eps is None else (fan_in * fan_out, *[fan_out] * 3))
-        parts = iter(theta.split([size for layer in sizes for size in layer], -1))
-        layers = []
-        for layer, fan_in in zip(sizes, self.widths, strict=False):
-            weight, *vectors = (next(parts) for _ in layer)
-            layers.append(Layer(weight.view(len(theta), -1, fan_in), *(v.unsqueeze(-1) for v in vectors)))
-        return layers
-
-
-def _through_norm(slope: Tensor, layer: Layer, hidden: Hidden, to: Layer) -> Tensor:
-    """From the gradient of a BatchNorm's output (m, out, n) to that of its input; its parameters' are written."""
-    n = slope.shape[-1]
-    to_shift = slope.sum(-1, keepdim=True)
-    to_scale = (slope * hidden.standard).sum(-1, keepdim=True)
-    to.shift.copy_(to_shift)
-    to.scale.copy_(to_scale)
-    return slope.sub_(to_shift / n).addcmul_(hidden.standard, to_scale, value=-1 / n).mul_(layer.scale * hidden.inverse)

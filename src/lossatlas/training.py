@@ -254,18 +254,38 @@ Slope = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 
 def _slope(problem, penalty: Callable[[Tensor], Tensor] | None) -> Slope:
-    """(part of the problem, theta (k, P)) -> losses (k,) and gradients (k, P), of all members at once."""
+    """(part of the problem, theta (k, P)) -> losses (k,) and gradients (k, P), of all members at once.
+
+    The next call may overwrite what one gave.
+    """
     perceptron = Perceptron.of(problem)
+    plain = _written_out(perceptron) if perceptron else lambda part, theta: ensemble.gradient(part, theta, len(theta))
+    if penalty is None:
+        return plain
+
+    def penalised(part, theta: Tensor) -> tuple[Tensor, Tensor]:
+        loss, gradient = plain(part, theta)
+        more, outwards = ensemble.gradient(penalty, theta, len(theta))
+        return loss + more, gradient.add_(outwards)
+
+    return penalised
+
+
+def _written_out(perceptron: Perceptron) -> Slope:
+    """Passes are prepared once for each tensor that the parameters stand in by turns, and each size of a minibatch."""
+    kept = {}
 
     def slope(part, theta: Tensor) -> tuple[Tensor, Tensor]:
-        if perceptron:
-            loss, gradient = perceptron.gradient(theta, part.x, part.y)
-        else:
-            loss, gradient = ensemble.gradient(part, theta, len(theta))
-        if penalty is not None:
-            more, outwards = ensemble.gradient(penalty, theta, len(theta))
-            loss, gradient = loss + more, gradient.add_(outwards)
-        return loss, gradient
+        # as groups of one member each where members have rows of their own, else as one group
+        own = part.own_rows
+        key = (theta.data_ptr(), part.rows)
+        if key not in kept:
+            gradient = torch.empty_like(theta)
+            members, into = (theta[:, None], gradient[:, None]) if own else (theta[None], gradient[None])
+            kept[key] = perceptron.prepare(members, into, part.rows), gradient
+        run, gradient = kept[key]
+        loss = run(part.x, part.y) if own else run(part.x[None], part.y[None])
+        return loss.flatten(), gradient
 
     return slope
 

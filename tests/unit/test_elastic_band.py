@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lossatlas import elastic_band as eb
-from lossatlas.elastic_band.band import draw, evaluate, project
+from lossatlas.elastic_band.band import draw, penalised, project, slopes_of
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems import CurvyValley, DoubleWell, MuellerBrown, Quadratic, Ring
 from lossatlas.problems.architectures import mlp
@@ -200,11 +200,15 @@ def test_springs_pull_along_the_path_towards_the_longer_gap():
 def test_losses_and_gradients_belong_together_if_both_contain_the_penalty(decay):
     problem, path = DoubleWell(), bent(5, 2)
     arm = eb.Arm(decay=decay)
-    losses, gradient = evaluate(problem, problem, path[None], 0.3, arm, None, None)
+
+    def evaluate(path):
+        return penalised(path, *slopes_of(problem, path, None, arm)(problem, problem), 0.3, arm)
+
+    losses, gradient = evaluate(path[None])
     step = 1e-6 * noise(3, 2)
     moved = path.clone()
     moved[1:-1] += step
-    change = evaluate(problem, problem, moved[None], 0.3, arm, None, None)[0] - losses
+    change = evaluate(moved[None])[0] - losses
     predicted = (gradient * step).sum(-1)
     # second order in a step of 1e-6: curvatures are below 1e3
     agrees = torch.allclose(change[:, 1:-1], predicted, rtol=0, atol=1e-9)

@@ -6,7 +6,7 @@ and the pivots are redistributed along the path after each step. The mechanical 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -171,17 +171,16 @@ def _together(
 
     `climbing` and a `stop` are for a single one.
     """
-    start, path = path, path.detach().clone()
+    start, path = path, path.detach().clone(memory_format=torch.contiguous_format)
     weights = geometry.equal_weights(path) if weights is None else weights
     redistributes = spring == math.inf and arm.force == "neb"
     moving, pivots = _moving(arm), path.shape[1]
-    perceptron = Perceptron.of(problem)
-    chunk = _chunk(problem, path, step_rows(problem, batch_size))
+    slopes = slopes_of(problem, path, batch_size, arm)
     velocity = torch.zeros_like(path[:, moving])
     watch = _Watch(stop, len(path))
     while watch.steps < steps and not watch.ended:
         inner, ends = draw(problem, batch_size, pivots, arm, generators)
-        losses, gradient = evaluate(inner, ends, path, weight_decay, arm, perceptron, chunk)
+        losses, gradient = penalised(path, *slopes(inner, ends), weight_decay, arm)
         watch.note(losses.amax(-1))
         highest = int(losses[0, 1:-1].argmax()) + 1 if climbing else None
         if arm.force == "neb":
@@ -193,9 +192,9 @@ def _together(
         velocity.mul_(momentum).add_(gradient)
         path[:, moving].addcmul_(velocity, learning_rate, value=-1)
         if redistributes and (arm.spacing == "always" or watch.steps < steps):
-            path = geometry.redistribute(path, weights, passes=1, anchor=highest)
+            geometry.redistribute_(path, weights, passes=1, anchor=highest)
     if redistributes and arm.spacing == "always" and not climbing:
-        path = geometry.redistribute(path, weights)
+        geometry.redistribute_(path, weights)
     bands = []
     for one, before, shares, saddles in zip(path, start, weights, watch.of_each(), strict=True):
         samples = len(saddles) * step_rows(problem, batch_size)
@@ -260,13 +259,22 @@ def _moving(arm: Arm) -> slice:
     return slice(1, None if arm.last_end == "moves" else -1)
 
 
-def evaluate(
-    inner, ends, path: Tensor, weight_decay: float, arm: Arm, perceptron: Perceptron | None, chunk: int | None
-) -> tuple[Tensor, Tensor]:
-    """Losses (b, N) of paths (b, N, P), and gradients (b, m, P) of the pivots that move, with the penalty ½ λ |p|²."""
-    if perceptron and inner is ends:
-        losses, gradient = _of_bands(perceptron, path, inner, _moving(arm))
-    else:
+Slopes = Callable[..., tuple[Tensor, Tensor]]
+
+
+def slopes_of(problem, path: Tensor, batch_size: int | None, arm: Arm) -> Slopes:
+    """What `draw` gives -> losses (b, N) and gradients (b, m, P) of the moving pivots, as the paths (b, N, P) stand.
+
+    The next call may overwrite what one gave.
+    """
+    perceptron, moving = Perceptron.of(problem), _moving(arm)
+    if perceptron and (batch_size is None or arm.minibatch == "shared"):
+        gradient = path[:, moving].clone(memory_format=torch.contiguous_format)
+        run = perceptron.prepare(path, gradient, step_rows(problem, batch_size), first=1)
+        return lambda inner, ends: (run(*_of_each_band(inner, len(path))), gradient)
+    chunk = _chunk(problem, path, step_rows(problem, batch_size))
+
+    def slopes(inner, ends) -> tuple[Tensor, Tensor]:
         moving, fixed = _split(path, arm)
         members = moving.flatten(0, 1)
         if perceptron:
@@ -275,20 +283,24 @@ def evaluate(
             losses, gradient = ensemble.gradient(inner, members, chunk)
         losses, gradient = losses.view(moving.shape[:2]), gradient.view(moving.shape)
         at_ends = ensemble.loss(ends, fixed.flatten(0, 1), chunk).view(fixed.shape[:2])
-        losses = torch.cat([at_ends[:, :1], losses, at_ends[:, 1:]], 1)
+        return torch.cat([at_ends[:, :1], losses, at_ends[:, 1:]], 1), gradient
+
+    return slopes
+
+
+def _of_each_band(problem, bands: int) -> tuple[Tensor, Tensor]:
+    """The rows (b, n, ...) and labels (b, n) that all pivots of a band see."""
+    x, y = problem.x, problem.y
+    return (x, y) if problem.own_rows else (x.expand(bands, *x.shape), y.expand(bands, *y.shape))
+
+
+def penalised(path: Tensor, losses: Tensor, gradient: Tensor, weight_decay: float, arm: Arm) -> tuple[Tensor, Tensor]:
+    """With the penalty ½ λ |p|² of the pivots; the gradient in place."""
     if weight_decay:
         gradient.add_(path[:, _moving(arm)], alpha=weight_decay)
         if arm.decay == "both":
             losses = losses + 0.5 * weight_decay * torch.linalg.vector_norm(path, dim=-1).square()
     return losses, gradient
-
-
-def _of_bands(perceptron: Perceptron, path: Tensor, problem, wanted: slice) -> tuple[Tensor, Tensor]:
-    """Losses and gradients where all pivots of a band see the same rows."""
-    x, y = problem.x, problem.y
-    if not problem.own_rows:
-        x, y = x.expand(len(path), *x.shape), y.expand(len(path), *y.shape)
-    return perceptron.gradient(path, x, y, wanted)
 
 
 @np.errstate(invalid="ignore", over="ignore")  # a band that diverges is noticed by its losses

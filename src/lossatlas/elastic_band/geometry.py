@@ -85,7 +85,6 @@ def _cumulative(parts: np.ndarray) -> np.ndarray:
 # --- spacing --------------------------------------------------------------------------------------------------------
 
 
-@np.errstate(invalid="ignore", over="ignore")
 def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100, anchor: int | None = None) -> Tensor:
     """Pivots (..., N, P) moved along their polyline until the gaps have the shares `weights` (..., N - 1); ends stay.
 
@@ -94,6 +93,12 @@ def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100,
     `SPACED`. All passes move on the given polyline, so its corners are cut once only and its length never grows.
     anchor: a pivot that stays where it is; the shares then hold on each side of it.
     """
+    return redistribute_(path.clone(), weights, passes, anchor)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def redistribute_(path: Tensor, weights: Tensor | None = None, passes: int = 100, anchor: int | None = None) -> Tensor:
+    """`redistribute` in place."""
     shares = (equal_weights(path) if weights is None else weights).numpy()
     differences = path.diff(dim=-2)
     lengths = numbers(torch.linalg.vector_norm(differences, dim=-1))
@@ -104,9 +109,8 @@ def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100,
         grams = [None] * len(path) if gram is None else gram
         parts = zip(lengths, shares, grams, strict=True)
         positions = np.stack([spaced_positions(one, own, anchor, its, passes) for one, own, its in parts])
-    moved = _mix(path, positions)
-    moved[..., 0, :], moved[..., -1, :] = path[..., 0, :], path[..., -1, :]
-    return moved
+    path[..., 1:-1, :] = _mix(path, positions[..., 1:-1])
+    return path
 
 
 def spaced_positions(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lossatlas import ensemble
-from lossatlas.perceptron import FORWARD, Perceptron
+from lossatlas.perceptron import Perceptron
+from lossatlas.perceptron_pass import FORWARD
 
 Noise = Callable[[int, int], Tensor]  # (first, last) -> the directions (last - first, P) of these members
 CHUNK_BYTES = 2**21  # of a perceptron's largest activation, over the members of a chunk
