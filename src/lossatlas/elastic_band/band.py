@@ -303,7 +303,6 @@ def penalised(path: Tensor, losses: Tensor, gradient: Tensor, weight_decay: floa
     return losses, gradient
 
 
-@np.errstate(invalid="ignore", over="ignore")  # a band that diverges is noticed by its losses
 def project(
     path: Tensor, losses: Tensor, gradient: Tensor, weights: Tensor, spring: float, highest: int | None, rule: str
 ) -> None:
@@ -314,17 +313,20 @@ def project(
     """
     differences = path.diff(dim=1)
     inner = gradient[:, : path.shape[1] - 2]
-    back, forth = (geometry.inner_products(inner, some) for some in (differences[:, :-1], differences[:, 1:]))
-    a, b = geometry.tangent_coefficients(differences, geometry.numbers(losses), rule)
-    along = a * back + b * forth
-    if highest is not None:
-        along[:, highest - 1] *= 2
-    if spring < math.inf:
-        stretch = geometry.numbers(torch.linalg.vector_norm(differences, dim=-1)) / (weights.numpy() * weights.shape[1])
-        along += spring * np.diff(stretch) * (np.arange(1, path.shape[1] - 1) != highest)
-    i = np.arange(inner.shape[1])
+    before, behind = differences[:, :-1], differences[:, 1:]
+    products = [torch.linalg.vecdot(a, b).tolist() for a, b in ((inner, before), (inner, behind), (before, behind))]
+    bands = zip(losses.tolist(), geometry.lengths_of(differences).tolist(), weights.tolist(), *products, strict=True)
     mixing = np.zeros((*inner.shape[:2], differences.shape[1]))
-    mixing[:, i, i], mixing[:, i, i + 1] = along * a, along * b
+    for into, (levels, lengths, shares, back, forth, neighbours) in zip(mixing, bands, strict=True):
+        tangents = geometry.tangent_coefficients(levels, lengths, neighbours, rule)
+        for i, (a, b) in enumerate(tangents):
+            along = a * back[i] + b * forth[i]
+            if i + 1 == highest:
+                along *= 2
+            elif spring < math.inf:
+                stretch = lengths[i + 1] / shares[i + 1] - lengths[i] / shares[i]
+                along += spring * stretch / len(shares)
+            into[i, i], into[i, i + 1] = along * a, along * b
     inner.baddbmm_(torch.from_numpy(mixing).to(path), differences, alpha=-1)
 
 

@@ -10,8 +10,9 @@ A `position` counts pivots: 2.25 is a quarter of the way from pivot 2 to pivot 3
 the path's length that the gaps should have; they sum to 1 and are equal where none are given.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -40,9 +41,9 @@ def gram_matrix(differences: Tensor) -> np.ndarray:
     return numbers(differences @ differences.mT)
 
 
-def inner_products(a: Tensor, b: Tensor) -> np.ndarray:
-    """Those of rows (..., m, P) of the same number: (..., m)."""
-    return numbers(torch.linalg.vecdot(a, b))
+def lengths_of(differences: Tensor) -> Tensor:
+    """|D_i| (..., N - 1)."""
+    return torch.linalg.vector_norm(differences, dim=-1)
 
 
 def segment_lengths(path: Tensor) -> Tensor:
@@ -72,14 +73,14 @@ def _mix(path: Tensor, positions: np.ndarray) -> Tensor:
 
 def arc_length(path: Tensor, positions: Tensor) -> Tensor:
     """Normalised arc length in [0, 1] (M,) at positions (M,), float64; 0 everywhere on a path of length 0."""
-    reached = _cumulative(segment_lengths(path).numpy())
+    reached = _cumulative(segment_lengths(path).tolist())
     at = np.interp(numbers(positions), np.arange(len(reached)), reached)
     return torch.from_numpy(at / max(reached[-1], TINY))
 
 
-def _cumulative(parts: np.ndarray) -> np.ndarray:
+def _cumulative(parts: Sequence[float]) -> list[float]:
     """Sums of the first 0, 1, ... parts."""
-    return np.concatenate([[0.0], np.cumsum(parts)])
+    return [0.0, *accumulate(parts)]
 
 
 # --- spacing --------------------------------------------------------------------------------------------------------
@@ -96,31 +97,30 @@ def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100,
     return redistribute_(path.clone(), weights, passes, anchor)
 
 
-@np.errstate(invalid="ignore", over="ignore")
 def redistribute_(path: Tensor, weights: Tensor | None = None, passes: int = 100, anchor: int | None = None) -> Tensor:
     """`redistribute` in place."""
-    shares = (equal_weights(path) if weights is None else weights).numpy()
-    differences = path.diff(dim=-2)
-    lengths = numbers(torch.linalg.vector_norm(differences, dim=-1))
-    gram = gram_matrix(differences) if passes > 1 else None
-    if path.dim() == 2:
-        positions = spaced_positions(lengths, shares, anchor, gram, passes)
-    else:
-        grams = [None] * len(path) if gram is None else gram
-        parts = zip(lengths, shares, grams, strict=True)
-        positions = np.stack([spaced_positions(one, own, anchor, its, passes) for one, own, its in parts])
-    path[..., 1:-1, :] = _mix(path, positions[..., 1:-1])
+    bands = path if path.dim() == 3 else path[None]
+    weights = equal_weights(bands) if weights is None else weights.view(len(bands), -1)
+    differences = bands.diff(dim=1)
+    grams = gram_matrix(differences) if passes > 1 else [None] * len(bands)
+    parts = zip(lengths_of(differences).tolist(), weights.tolist(), grams, strict=True)
+    positions = np.array([spaced_positions(lengths, shares, anchor, gram, passes) for lengths, shares, gram in parts])
+    bands[:, 1:-1] = _mix(bands, positions[:, 1:-1])
     return path
 
 
 def spaced_positions(
-    lengths: np.ndarray, weights: np.ndarray, anchor: int | None = None, gram: np.ndarray | None = None, passes: int = 1
+    lengths: Sequence[float],
+    weights: Sequence[float],
+    anchor: int | None = None,
+    gram: np.ndarray | None = None,
+    passes: int = 1,
 ) -> np.ndarray:
     """Positions (N,) on the polyline with these lengths (N - 1,) at which the gaps have the shares `weights`.
 
     More than one pass needs the Gram matrix of its differences, to find what became of the lengths.
     """
-    if not np.isfinite(lengths.sum()):  # a band that has blown up must not look well spaced
+    if not math.isfinite(sum(lengths)):  # a band that has blown up must not look well spaced
         return np.full(len(lengths) + 1, np.nan)
     positions = np.arange(len(lengths) + 1.0)
     shares = _cumulative(weights)
@@ -131,18 +131,21 @@ def spaced_positions(
             behind = np.clip(positions[:, None] - np.arange(len(gram)), 0, 1)  # point = p_0 + behind D
             steps = np.diff(behind, axis=0)
             lengths = np.sqrt(np.maximum(((steps @ gram) * steps).sum(-1), 0))
-            if _worst(lengths, weights) < 0.1 * SPACED:
+            if _worst(lengths, np.array(weights)) < 0.1 * SPACED:
                 break
     return positions
 
 
-def _targets(reached: np.ndarray, shares: np.ndarray, anchor: int | None) -> np.ndarray:
+def _targets(reached: Sequence[float], shares: Sequence[float], anchor: int | None) -> list[float]:
     """Arc lengths (N,) where the pivots should be, for arc lengths `reached` so far and cumulative shares."""
+    whole = reached[-1]
     if anchor is None:
-        return reached[-1] * shares
-    before = reached[anchor] * shares / shares[anchor]
-    after = reached[anchor] + (reached[-1] - reached[anchor]) * (shares - shares[anchor]) / (1 - shares[anchor])
-    return np.where(shares <= shares[anchor], before, after)
+        return [whole * share for share in shares]
+    fixed, there = reached[anchor], shares[anchor]
+    return [
+        fixed * share / there if share <= there else fixed + (whole - fixed) * (share - there) / (1 - there)
+        for share in shares
+    ]
 
 
 def spacing_error(path: Tensor, weights: Tensor | None = None) -> float:
@@ -178,42 +181,46 @@ def concatenate(paths: Sequence[Tensor]) -> Tensor:
 
 # --- tangents -------------------------------------------------------------------------------------------------------
 
-# A rule gives the coefficients (a, b) of the tangent a τ⁻ + b τ⁺ at the inner pivots, where τ⁻ = p_i - p_{i-1} and
-# τ⁺ = p_{i+1} - p_i, from the losses (before, at, after) and the lengths (d⁻, d⁺), all (N - 2,).
-Coefficients = tuple[np.ndarray, np.ndarray]
+# A rule gives the coefficients (a, b) of the tangent a τ⁻ + b τ⁺ at an inner pivot, where τ⁻ = p_i - p_{i-1} and
+# τ⁺ = p_{i+1} - p_i, from the losses before, at and after it, and the lengths |τ⁻| and |τ⁺|. Plain numbers: for the few
+# pivots of a band, arrays cost more than what they compute.
+Coefficients = tuple[float, float]
+Rule = Callable[[float, float, float, float, float], Coefficients]
 
 
-def henkelman(before, at, after, back, forth) -> Coefficients:
+def henkelman(before: float, at: float, after: float, back: float, forth: float) -> Coefficients:
     """The improved tangent (Henkelman and Jónsson 2000, eq. 8-11): towards the higher neighbour.
 
     On a slope the difference towards it; at an extremum both, the larger weight for the *higher* neighbour. Three
     equal losses leave 0/0 there, and get the bisecting p_{i+1} - p_{i-1}.
     """
-    small, large = _changes(before, at, after)
-    slope = ((before < at) & (at < after)) | ((before > at) & (at > after))
-    lesser = np.where(slope, 0.0, np.where(large > 0, small / np.maximum(large, TINY), 1.0))
-    return np.where(after > before, lesser, 1.0), np.where(before > after, lesser, 1.0)
+    if before < at < after or before > at > after:
+        lesser = 0.0
+    else:
+        small, large = _changes(before, at, after)
+        lesser = small / large if large > 0 else 1.0
+    return (lesser if after > before else 1.0), (lesser if before > after else 1.0)
 
 
-def draxler2019(before, at, after, back, forth) -> Coefficients:
+def draxler2019(before: float, at: float, after: float, back: float, forth: float) -> Coefficients:
     """As released (PyTorch-AutoNEB, June 2019 on): unit differences, and at an extremum the two weights swapped."""
     return _released(before, at, after, back, forth, *_changes(before, at, after))
 
 
-def draxler2018(before, at, after, back, forth) -> Coefficients:
+def draxler2018(before: float, at: float, after: float, back: float, forth: float) -> Coefficients:
     """As released in 2018: swapped too, and M <- M / (M + m), m <- m / (M + m) with the new M: not of unit length."""
     small, large = _changes(before, at, after)
-    large = large / np.maximum(large + small, TINY)
-    small = small / np.maximum(large + small, TINY)
+    large = large / max(large + small, TINY)
+    small = small / max(large + small, TINY)
     return _released(before, at, after, back, forth, small, large)
 
 
-def bisector(before, at, after, back, forth) -> Coefficients:
+def bisector(before: float, at: float, after: float, back: float, forth: float) -> Coefficients:
     """p_{i+1} - p_{i-1}, whatever the losses: the placebo."""
-    return np.ones_like(at), np.ones_like(at)
+    return 1.0, 1.0
 
 
-RULES: dict[str, Callable[..., Coefficients]] = {
+RULES: dict[str, Rule] = {
     "henkelman": henkelman,
     "draxler2019": draxler2019,
     "draxler2018": draxler2018,
@@ -221,36 +228,38 @@ RULES: dict[str, Callable[..., Coefficients]] = {
 }
 
 
-def _changes(before: np.ndarray, at: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _changes(before: float, at: float, after: float) -> tuple[float, float]:
     """The smaller and the larger of |l_{i+1} - l_i| and |l_{i-1} - l_i|."""
-    left, right = np.abs(before - at), np.abs(after - at)
-    return np.minimum(left, right), np.maximum(left, right)
+    left, right = abs(before - at), abs(after - at)
+    return min(left, right), max(left, right)
 
 
-def _released(before, at, after, back, forth, small, large) -> Coefficients:
-    extremum = ((at > before) & (at > after)) | ((at < before) & (at < after))
+def _released(before, at, after, back, forth, small: float, large: float) -> Coefficients:
+    extremum = before < at > after or before > at < after
     falls = before > after
-    a = np.where(extremum, np.where(falls, small, large), falls)
-    b = np.where(extremum, np.where(falls, large, small), ~falls)
-    return a / np.maximum(back, TINY), b / np.maximum(forth, TINY)
+    a, b = ((small, large) if falls else (large, small)) if extremum else (float(falls), float(not falls))
+    return a / max(back, TINY), b / max(forth, TINY)
 
 
-def tangent_coefficients(differences: Tensor, losses: np.ndarray, rule: str) -> Coefficients:
-    """(a, b), each (..., N - 2): the tangents are a D[:-1] + b D[1:], of unit length but for draxler2018.
+def tangent_coefficients(
+    losses: Sequence[float], lengths: Sequence[float], products: Sequence[float], rule: str
+) -> list[Coefficients]:
+    """(a, b) of the N - 2 inner pivots of a path: their tangents are of unit length but for draxler2018.
 
-    differences (..., N - 1, P), losses (..., N).
+    losses: of the N pivots; lengths: |D_i| of the N - 1 gaps; products: D_i . D_{i+1} of the N - 2 neighbouring ones.
     """
     if rule not in RULES:
         raise LossAtlasError(f"tangent rule {rule!r} is unknown; use one of {', '.join(RULES)}")
-    lengths = numbers(torch.linalg.vector_norm(differences, dim=-1))
-    back, forth = lengths[..., :-1], lengths[..., 1:]
-    a, b = RULES[rule](losses[..., :-2], losses[..., 1:-1], losses[..., 2:], back, forth)
+    pivots = zip(losses, losses[1:], losses[2:], lengths, lengths[1:], strict=False)
+    found = [RULES[rule](*pivot) for pivot in pivots]
     if rule == "draxler2018":
-        return a, b
-    products = inner_products(differences[..., :-1, :], differences[..., 1:, :])
-    square = (a * back) ** 2 + 2 * a * b * products + (b * forth) ** 2
-    scale = np.sqrt(np.maximum(square, TINY))  # pivots that coincide have the tangent 0, not NaN
-    return a / scale, b / scale
+        return found
+    units = []
+    for (a, b), back, forth, product in zip(found, lengths, lengths[1:], products, strict=False):
+        square = (a * back) * (a * back) + 2 * a * b * product + (b * forth) * (b * forth)
+        scale = math.sqrt(max(square, TINY))  # pivots that coincide have the tangent 0, not NaN
+        units.append((a / scale, b / scale))
+    return units
 
 
 def tangents(path: Tensor, losses: Tensor, rule: str = "henkelman") -> Tensor:
@@ -260,6 +269,7 @@ def tangents(path: Tensor, losses: Tensor, rule: str = "henkelman") -> Tensor:
     that `draxler2018` is not where a pivot is an extremum, and that pivots which coincide have the tangent 0.
     """
     differences = path.diff(dim=0)
-    a, b = tangent_coefficients(differences, numbers(losses), rule)
-    a, b = (torch.from_numpy(c).to(path)[:, None] for c in (a, b))
+    products = torch.linalg.vecdot(differences[:-1], differences[1:])
+    found = tangent_coefficients(losses.tolist(), lengths_of(differences).tolist(), products.tolist(), rule)
+    a, b = torch.tensor(found, dtype=torch.float64).to(path).unsqueeze(-1).unbind(1)
     return a * differences[:-1] + b * differences[1:]
