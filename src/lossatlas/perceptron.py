@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,30 +21,25 @@ from lossatlas.perceptron_pass import BACKWARD, Buffers, Pass
 CACHE_BYTES = 4 * 2**20
 
 
-class Chunk(NamedTuple):
-    """The pass of some members of some groups."""
-
-    groups: slice
-    members: slice
-    run: Pass
-
-
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Evaluates parameters (g, k, P) as they stand at each call, and writes their gradients to a tensor."""
+    """Evaluates parameters (g, k, P) as they stand at each call, and writes their gradients to a tensor.
 
-    chunks: Sequence[Chunk]
+    passes: with the groups that each is about. targets (g, C, n) and losses (g, k): theirs.
+    """
+
+    passes: Sequence[tuple[slice, Pass]]
     targets: Tensor
     losses: Tensor
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean losses (g, k), overwritten by the next call, on the rows x (g, n, ...) with labels y (g, n)."""
         x = x.flatten(2)
-        # the part of the last layer's gradient that does not depend on the outputs, features first
-        self.targets.zero_().scatter_(1, y[:, None], -1 / y.shape[1])
         with torch.no_grad():
-            for groups, members, run in self.chunks:
-                self.losses[groups, members] = run(x[groups], self.targets[groups])
+            # the part of the last layer's gradient that does not depend on the outputs, features first
+            self.targets.zero_().scatter_(1, y[:, None], -1 / y.shape[1])
+            for groups, run in self.passes:
+                run(x[groups])
         return self.losses
 
 
@@ -109,23 +103,15 @@ class Perceptron:
         gradients (g, m, P): where those of the members first ... first + m - 1 are written. Both are contiguous.
         """
         g, k, m = *theta.shape[:2], gradients.shape[1]
-        chunks = []
+        targets, losses = theta.new_empty(g, self.widths[-1], rows), theta.new_empty(g, k)
+        passes = []
         for groups, start, end in self._chunks(g, k, rows * theta.element_size(), theta.device.type):
-            begin = max(first, start)
-            into = gradients[groups, begin - first : max(min(first + m, end) - first, 0)]
-            run = Pass(
-                self.widths,
-                self.activations,
-                self.eps,
-                theta[groups, start:end],
-                into,
-                begin - start,
-                rows,
-                self.buffers,
-            )
-            chunks.append(Chunk(groups, slice(start, end), run))
-        targets = self.buffers(theta, "targets", g, self.widths[-1], rows)
-        return Prepared(chunks, targets, theta.new_empty(g, k))
+            begin, stop = max(first, start), max(first, min(first + m, end))
+            members, into = theta[groups, start:end], gradients[groups, begin - first : stop - first]
+            network = self.widths, self.activations, self.eps
+            run = Pass(*network, members, into, begin - start, targets[groups], losses[groups, start:end], self.buffers)
+            passes.append((groups, run))
+        return Prepared(passes, targets, losses)
 
     def _chunks(self, g: int, k: int, unit_bytes: int, device: str) -> list[tuple[slice, int, int]]:
         """Groups and ranges of their members whose activations fit the cache, several groups only where all of each do.

@@ -60,77 +60,60 @@ def layers(theta: Tensor, widths: tuple[int, ...], eps: tuple[float | None, ...]
 class Pass:
     """Losses of the members theta (g, k, P) on n rows a group; gradients of the members `begin` on to `into` (g, m, P).
 
-    widths, activations and eps: see `lossatlas.perceptron.Perceptron`.
+    widths, activations and eps: see `lossatlas.perceptron.Perceptron`. targets (g, C, n), read at each call: -1 / n at
+    each row's label, else 0. losses (g, k): where they are written.
     """
 
-    def __init__(self, widths, activations, eps, theta: Tensor, into: Tensor, begin: int, n: int, buffers: Buffers):
-        self.g, self.k, self.m, self.begin, self.n = *theta.shape[:2], into.shape[1], begin, n
+    def __init__(
+        self,
+        widths,
+        activations,
+        eps,
+        theta: Tensor,
+        into: Tensor,
+        begin: int,
+        targets: Tensor,
+        losses: Tensor,
+        buffers,
+    ):
+        self.g, self.k, self.m, self.begin, self.n = *theta.shape[:2], into.shape[1], begin, targets.shape[2]
+        self.buffers, self.like = buffers, theta
         self.renewed: list[tuple[Tensor, Tensor]] = []
-        self._buffers, self._like = buffers, theta
         members, wanted = self.g * self.k, self.g * self.m
         parts = layers(theta.view(members, -1), widths, eps)
-        # the first layer of all members of a group is one product
-        self.parameters = parts[0].weight, parts[0].bias
-        self.weight = self.buffer("weight", self.g, self.k * widths[1], widths[0])
-        self.bias = self.buffer("bias", self.g, self.k * widths[1], 1)
-        self.staged = self.weight.view(members, widths[1], -1), self.bias.view(members, widths[1], 1)
-        outputs = [self.buffer(f"output {i}", members, width, n) for i, width in enumerate(widths[1:], 1)]
-        self.first = outputs[0].view(self.g, -1, n)
-        self.logits = outputs[-1].view(self.g, self.k, -1, n)
-        self.spare = self.buffer("spare", self.g, self.k, widths[-1], n)
+        outputs = [self.buffer(f"output {i}", members, width, self.n) for i, width in enumerate(widths[1:], 1)]
+        self.first = _First(self, parts[0], outputs[0])
+        self.hidden = []
+        for i, (activation, one) in enumerate(zip(activations, eps, strict=True)):
+            norm = None if one is None else _Norm(self, i, parts[i], one, outputs[i])
+            self.hidden.append(_Hidden(activation, norm, outputs[i], parts[i + 1], outputs[i + 1]))
+        self.last = _CrossEntropy(self, outputs[-1], targets, losses)
         if self.m:
             to = layers(into.view(wanted, -1), widths, eps)
             # two by turns, each as large as the largest
-            flat = [self.buffer(f"slope {i}", wanted * max(widths[1:]) * n) for i in range(2)]
-            slopes = [flat[i % 2][: wanted * w * n].view(wanted, w, n) for i, w in enumerate(widths[1:])]
-            self.own_logits = self.logits[:, begin : begin + self.m]
-            self.top = slopes[-1].view(self.g, self.m, -1, n)
-            self.bottom = slopes[0].view(self.g, -1, n), slopes[0]
-            self.to = to[0]
-            self.product = self.buffer("product", self.g, self.m * widths[1], widths[0])
-        self.hidden = []
-        for i, (activation, one) in enumerate(zip(activations, eps, strict=True)):
-            y, norm = outputs[i], None
-            if one is not None:
-                y = self.buffer(f"normalised {i}", *y.shape)
-                norm = _Norm(parts[i], one, outputs[i], self.buffer(f"inverse {i}", *y.shape[:2], 1), y)
-            layer = _Hidden(activation, norm, y, parts[i + 1], outputs[i + 1])
-            if self.m:
-                layer.wants(self, i, (slopes[i], slopes[i + 1]), (to[i], to[i + 1]))
-            self.hidden.append(layer)
+            flat = [self.buffer(f"slope {i}", wanted * max(widths[1:]) * self.n) for i in range(2)]
+            slopes = [flat[i % 2][: wanted * w * self.n].view(wanted, w, self.n) for i, w in enumerate(widths[1:])]
+            self.first.wants(self, slopes[0], to[0])
+            for i, layer in enumerate(self.hidden):
+                layer.wants(self, i, slopes[i : i + 2], to[i : i + 2])
+            self.last.wants(self, slopes[-1])
 
-    def __call__(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Losses (g, k) on the rows x (g, n, features); targets (g, C, n): -1 / n at each row's label, else 0."""
-        for copy, parameters in zip(self.staged, self.parameters, strict=True):
-            copy.copy_(parameters)
-        if self.g == 1:
-            torch.addmm(self.bias[0], self.weight[0], x[0].mT, out=self.first[0])
-        else:
-            torch.baddbmm(self.bias, self.weight, x.mT, out=self.first)
+    def __call__(self, x: Tensor) -> None:
+        """On the rows x (g, n, features)."""
+        self.first.forward(x)
         for layer in self.hidden:
             layer.forward()
-        y, targets = self.logits, targets[:, None]
-        y.sub_(y.amax(2, keepdim=True))
-        picked = torch.mul(y, targets, out=self.spare).sum((2, 3))
-        total = y.exp_().sum(2, keepdim=True)
+        self.last.forward()
         if self.m:
-            own = total[:, self.begin : self.begin + self.m]
-            torch.addcdiv(targets, self.own_logits, own, value=1 / self.n, out=self.top)
-            self._backward(x)
-        return picked + total.log_().mean((2, 3))
-
-    def _backward(self, x: Tensor) -> None:
-        for copy, part in self.renewed:
-            copy.copy_(part)
-        for layer in reversed(self.hidden):
-            layer.backward()
-        rows, slope = self.bottom
-        torch.sum(slope, -1, keepdim=True, out=self.to.bias)
-        torch.bmm(rows, x, out=self.product)
-        self.to.weight.copy_(self.product.view(self.to.weight.shape))
+            self.last.backward()
+            for copy, part in self.renewed:
+                copy.copy_(part)
+            for layer in reversed(self.hidden):
+                layer.backward()
+            self.first.backward(x)
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        return self._buffers(self._like, name, *shape)
+        return self.buffers(self.like, name, *shape)
 
     def own(self, name: str, part: Tensor) -> Tensor:
         """What belongs to the members whose gradients are wanted, of something (g k, ...) that belongs to all.
@@ -145,33 +128,64 @@ class Pass:
         return copy.flatten(0, 1)
 
 
+class _First:
+    """The first linear layer, to outputs y (g k, out, n): one product for all members of a group."""
+
+    def __init__(self, run: Pass, layer: Layer, y: Tensor):
+        members, out, features = layer.weight.shape
+        self.weight = run.buffer("first weight", run.g, run.k * out, features)
+        self.bias = run.buffer("first bias", run.g, run.k * out, 1)
+        self.staged = (self.weight.view(members, out, -1), layer.weight), (self.bias.view(members, out, 1), layer.bias)
+        self.y = y.view(run.g, -1, run.n)
+
+    def forward(self, x: Tensor) -> None:
+        for copy, parameters in self.staged:
+            copy.copy_(parameters)
+        torch.baddbmm(self.bias, self.weight, x.mT, out=self.y)
+
+    def wants(self, run: Pass, slope: Tensor, to: Layer) -> None:
+        """Prepare for `backward`: the gradient of the outputs, and where those of the parameters go."""
+        self.slope, self.to = slope, to
+        self.rows = slope.view(run.g, -1, run.n)
+        self.product = run.buffer("first product", *self.rows.shape[:2], to.weight.shape[2])
+        self.own_product = self.product.view(to.weight.shape)
+
+    def backward(self, x: Tensor) -> None:
+        torch.sum(self.slope, -1, keepdim=True, out=self.to.bias)
+        torch.bmm(self.rows, x, out=self.product)
+        self.to.weight.copy_(self.own_product)
+
+
 class _Hidden:
-    """A hidden layer's activation, with a normalisation before it if any, and the linear layer behind it."""
+    """A hidden layer's activation, with a normalisation before it if any, and the linear layer behind it.
+
+    y (k, C, n): the outputs of the linear layer before, which are overwritten; out: those of the one behind.
+    """
 
     def __init__(self, activation: type[nn.Module], norm: "_Norm | None", y: Tensor, after: Layer, out: Tensor):
         self.activate, self.pull_back = FORWARD[activation], BACKWARD[activation]
-        self.norm, self.y, self.after, self.out = norm, y, after, out
+        self.norm, self.y, self.after, self.out = norm, norm.out if norm else y, after, out
 
     def forward(self) -> None:
-        """From the outputs of one linear layer to those of the next."""
         if self.norm:
             self.norm.forward()
         torch.baddbmm(self.after.bias, self.after.weight, self.activate(self.y), out=self.out)
 
-    def wants(self, run: Pass, number: int, slopes: tuple[Tensor, Tensor], to: tuple[Layer, Layer]) -> None:
-        """Prepare for `backward`: slopes and gradients of the linear layer before this one, and of that behind it."""
+    def wants(self, run: Pass, number: int, slopes: list[Tensor], to: list[Layer]) -> None:
+        """Prepare for `backward`: gradients of the outputs of the two linear layers, and of their parameters."""
         self.slope, self.slope_after = slopes
-        to_norm, self.to = to
+        self.to = to[1]
         self.own_y = run.own(f"hidden {number}", self.y)
+        self.own_rows = self.own_y.mT
         self.weight = run.own(f"weight {number}", self.after.weight).mT
-        self.product = run.buffer("weight's gradient", *self.weight.mT.shape)
+        self.product = run.buffer("product", *self.weight.mT.shape)
         if self.norm:
-            self.norm.wants(run, number, self.slope, to_norm)
+            self.norm.wants(run, number, self.slope, to[0])
 
     def backward(self) -> None:
-        """From the gradient of the next linear layer's outputs to that of the outputs of the one before."""
+        """From the gradient of the outputs behind to that of the outputs before."""
         torch.sum(self.slope_after, -1, keepdim=True, out=self.to.bias)
-        torch.bmm(self.slope_after, self.own_y.mT, out=self.product)
+        torch.bmm(self.slope_after, self.own_rows, out=self.product)
         self.to.weight.copy_(self.product)
         torch.bmm(self.weight, self.slope_after, out=self.slope)
         self.pull_back(self.slope, self.own_y)
@@ -182,9 +196,10 @@ class _Hidden:
 class _Norm:
     """A BatchNorm by the statistics of the rows at hand: outputs y (k, C, n) of a linear layer become standard."""
 
-    def __init__(self, layer: Layer, eps: float, standard: Tensor, inverse: Tensor, out: Tensor):
-        self.scale, self.shift, self.eps = layer.scale, layer.shift, eps
-        self.standard, self.inverse, self.out = standard, inverse, out
+    def __init__(self, run: Pass, number: int, layer: Layer, eps: float, y: Tensor):
+        self.scale, self.shift, self.eps, self.standard = layer.scale, layer.shift, eps, y
+        self.inverse = run.buffer(f"inverse {number}", *y.shape[:2], 1)  # of the deviation
+        self.out = run.buffer(f"normalised {number}", *y.shape)
 
     def forward(self) -> None:
         y = self.standard
@@ -208,3 +223,29 @@ class _Norm:
         self.to.scale.copy_(to_scale)
         slope.sub_(to_shift / n).addcmul_(self.own_standard, to_scale, value=-1 / n)
         slope.mul_(self.own_scale * self.own_inverse)
+
+
+class _CrossEntropy:
+    """The loss of outputs y (g k, C, n), which are overwritten."""
+
+    def __init__(self, run: Pass, y: Tensor, targets: Tensor, losses: Tensor):
+        self.y = y.view(run.g, run.k, -1, run.n)
+        self.targets, self.losses, self.n = targets[:, None], losses, run.n
+        self.picked = run.buffer("picked", *self.y.shape)
+        self.total = run.buffer("total", run.g, run.k, 1, run.n)
+
+    def forward(self) -> None:
+        y = self.y
+        y.sub_(torch.amax(y, 2, keepdim=True, out=self.total))
+        picked = torch.mul(y, self.targets, out=self.picked).sum((2, 3))
+        torch.sum(y.exp_(), 2, keepdim=True, out=self.total)
+        torch.add(picked, self.total.log().mean((2, 3)), out=self.losses)
+
+    def wants(self, run: Pass, slope: Tensor) -> None:
+        """Prepare for `backward`, which writes the gradient of the outputs to `slope`."""
+        own = slice(run.begin, run.begin + run.m)
+        self.own_y, self.own_total = self.y[:, own], self.total[:, own]
+        self.slope = slope.view(run.g, run.m, -1, run.n)
+
+    def backward(self) -> None:
+        torch.addcdiv(self.targets, self.own_y, self.own_total, value=1 / self.n, out=self.slope)
