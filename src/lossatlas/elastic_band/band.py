@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -299,7 +298,8 @@ def penalised(path: Tensor, losses: Tensor, gradient: Tensor, weight_decay: floa
     if weight_decay:
         gradient.add_(path[:, _moving(arm)], alpha=weight_decay)
         if arm.decay == "both":
-            losses = losses + 0.5 * weight_decay * torch.linalg.vector_norm(path, dim=-1).square()
+            norms = torch.linalg.vector_norm(path, dim=-1)
+            losses = torch.addcmul(losses, norms, norms, value=0.5 * weight_decay)
     return losses, gradient
 
 
@@ -316,8 +316,8 @@ def project(
     before, behind = differences[:, :-1], differences[:, 1:]
     products = [torch.linalg.vecdot(a, b).tolist() for a, b in ((inner, before), (inner, behind), (before, behind))]
     bands = zip(losses.tolist(), geometry.lengths_of(differences).tolist(), weights.tolist(), *products, strict=True)
-    mixing = np.zeros((*inner.shape[:2], differences.shape[1]))
-    for into, (levels, lengths, shares, back, forth, neighbours) in zip(mixing, bands, strict=True):
+    mixing = torch.zeros(*inner.shape[:2], differences.shape[1], dtype=path.dtype)
+    for into, (levels, lengths, shares, back, forth, neighbours) in zip(mixing.numpy(), bands, strict=True):
         tangents = geometry.tangent_coefficients(levels, lengths, neighbours, rule)
         for i, (a, b) in enumerate(tangents):
             along = a * back[i] + b * forth[i]
@@ -327,7 +327,7 @@ def project(
                 stretch = lengths[i + 1] / shares[i + 1] - lengths[i] / shares[i]
                 along += spring * stretch / len(shares)
             into[i, i], into[i, i + 1] = along * a, along * b
-    inner.baddbmm_(torch.from_numpy(mixing).to(path), differences, alpha=-1)
+    inner.baddbmm_(mixing.to(path.device), differences, alpha=-1)
 
 
 class _Watch:
