@@ -91,6 +91,25 @@ def test_what_was_handed_out_outlives_the_next_call(groups, batch_norm):
     assert torch.equal(gradients, again[1])
 
 
+@pytest.mark.parametrize("cache", [300, 10**6])
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_what_was_prepared_once_follows_parameters_that_change_in_place(groups, batch_norm, cache, monkeypatch):
+    problem, theta = network(batch_norm=batch_norm)
+    monkeypatch.setattr(perceptron, "CACHE_BYTES", cache)
+    standing = torch.stack([theta] * groups)
+    gradients = torch.full_like(standing[:, 1:-1], torch.nan)
+    run = Perceptron.of(problem).prepare(standing, gradients, 4, first=1)
+    for step in range(3):
+        standing += 0.1 * torch.randn(standing.shape, generator=torch.Generator().manual_seed(step), dtype=theta.dtype)
+        rows = torch.arange(4 * groups).view(groups, 4).add(step) % problem.rows
+        losses = run(problem.x[rows], problem.y[rows])
+        for own, group, loss, gradient in zip(rows, standing, losses, gradients, strict=True):
+            expected, slopes = ensemble.gradient(problem.on(own), group)
+            torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(gradient, slopes[1:-1], rtol=1e-12, atol=1e-12)
+
+
 def test_large_outputs_do_not_overflow():
     problem, theta = network()
     losses, gradients = Perceptron.of(problem).gradient(1e3 * theta, problem.x, problem.y)

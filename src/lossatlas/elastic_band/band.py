@@ -188,7 +188,7 @@ def _together(
             gradient[:, : pivots - 2].sub_(path.diff(n=2, dim=1), alpha=spring)
         if hasattr(inner, "advanced"):
             path[0, moving] = inner.advanced(path[0, moving])
-        velocity.mul_(momentum).add_(gradient)
+        torch.add(gradient, velocity, alpha=momentum, out=velocity)
         path[:, moving].addcmul_(velocity, learning_rate, value=-1)
         if redistributes and (arm.spacing == "always" or watch.steps < steps):
             geometry.redistribute_(path, weights, passes=1, anchor=highest)
