@@ -108,8 +108,7 @@ class Perceptron:
         for groups, start, end in self._chunks(g, k, rows * theta.element_size(), theta.device.type):
             begin, stop = max(first, start), max(first, min(first + m, end))
             members, into = theta[groups, start:end], gradients[groups, begin - first : stop - first]
-            network = self.widths, self.activations, self.eps
-            run = Pass(*network, members, into, begin - start, targets[groups], losses[groups, start:end], self.buffers)
+            run = Pass(self, members, into, begin - start, targets[groups], losses[groups, start:end])
             passes.append((groups, run))
         return Prepared(passes, targets, losses)
 

@@ -60,24 +60,14 @@ def layers(theta: Tensor, widths: tuple[int, ...], eps: tuple[float | None, ...]
 class Pass:
     """Losses of the members theta (g, k, P) on n rows a group; gradients of the members `begin` on to `into` (g, m, P).
 
-    widths, activations and eps: see `lossatlas.perceptron.Perceptron`. targets (g, C, n), read at each call: -1 / n at
-    each row's label, else 0. losses (g, k): where they are written.
+    perceptron: their `lossatlas.perceptron.Perceptron`. targets (g, C, n), read at each call: -1 / n at each row's
+    label, else 0. losses (g, k): where they are written.
     """
 
-    def __init__(
-        self,
-        widths,
-        activations,
-        eps,
-        theta: Tensor,
-        into: Tensor,
-        begin: int,
-        targets: Tensor,
-        losses: Tensor,
-        buffers,
-    ):
+    def __init__(self, perceptron, theta: Tensor, into: Tensor, begin: int, targets: Tensor, losses: Tensor):
+        widths, activations, eps = perceptron.widths, perceptron.activations, perceptron.eps
         self.g, self.k, self.m, self.begin, self.n = *theta.shape[:2], into.shape[1], begin, targets.shape[2]
-        self.buffers, self.like = buffers, theta
+        self.buffers, self.like = perceptron.buffers, theta
         self.renewed: list[tuple[Tensor, Tensor]] = []
         members, wanted = self.g * self.k, self.g * self.m
         parts = layers(theta.view(members, -1), widths, eps)

@@ -272,18 +272,17 @@ def _slope(problem, penalty: Callable[[Tensor], Tensor] | None) -> Slope:
 
 
 def _written_out(perceptron: Perceptron) -> Slope:
-    """Passes are prepared once for each tensor that the parameters stand in by turns, and each size of a minibatch."""
-    kept = {}
+    """Passes are prepared once for each tensor that the parameters stand in by turns."""
+    kept = {}  # by address, which is not used again as long as the pass holds the tensor
 
     def slope(part, theta: Tensor) -> tuple[Tensor, Tensor]:
         # as groups of one member each where members have rows of their own, else as one group
         own = part.own_rows
-        key = (theta.data_ptr(), part.rows)
-        if key not in kept:
+        if theta.data_ptr() not in kept:
             gradient = torch.empty_like(theta)
             members, into = (theta[:, None], gradient[:, None]) if own else (theta[None], gradient[None])
-            kept[key] = perceptron.prepare(members, into, part.rows), gradient
-        run, gradient = kept[key]
+            kept[theta.data_ptr()] = perceptron.prepare(members, into, part.rows), gradient
+        run, gradient = kept[theta.data_ptr()]
         loss = run(part.x, part.y) if own else run(part.x[None], part.y[None])
         return loss.flatten(), gradient
 

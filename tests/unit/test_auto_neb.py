@@ -387,6 +387,18 @@ def test_a_minibatch_of_the_released_network_trains_and_its_ends_evaluate():
     assert not torch.allclose(evaluated, problem.on(rows)(ends))
 
 
+def test_the_first_saddle_of_a_band_with_evaluated_ends_is_theirs_on_the_shared_minibatch():
+    problem, ends = network(batch_norm=True)
+    arm = eb.Arm(mode="ends-eval")
+    held, path = as_arm(problem, eb.straight(*ends, 5), arm)
+    rows = torch.randperm(problem.rows, generator=torch.Generator().manual_seed(0))[:8]
+    inner = problem.on(rows)(path[1:-1])
+    evaluated, trained = held.on(rows).ends(path[[0, -1]]), problem.on(rows)(path[[0, -1]])
+    assert evaluated.max() > max(inner.max(), trained.max())  # so that the mode of the ends is what the saddle shows
+    how = {"steps": 1, "learning_rate": 0.01, "batch_size": 8, "generator": torch.Generator().manual_seed(0)}
+    torch.testing.assert_close(eb.neb(held, path, arm=arm, **how).saddles[0], evaluated.max())
+
+
 # --- lossatlas.connect ----------------------------------------------------------------------------------------------
 
 

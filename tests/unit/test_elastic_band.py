@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lossatlas import elastic_band as eb
-from lossatlas.elastic_band.band import draw, penalised, project, slopes_of
+from lossatlas.elastic_band.band import draw, project, slopes_of, with_penalty
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems import CurvyValley, DoubleWell, MuellerBrown, Quadratic, Ring
 from lossatlas.problems.architectures import mlp
@@ -167,6 +167,10 @@ def test_equal_losses_give_the_bisecting_tangent_and_coinciding_pivots_none():
     assert eb.tangents(path[:1].expand(3, -1), torch.zeros(3, dtype=F64)).abs().max() == 0
 
 
+def test_a_path_without_inner_pivots_has_no_tangents():
+    assert eb.tangents(torch.eye(2, 4), torch.ones(2)).shape == (0, 4)
+
+
 def test_an_unknown_rule_is_named():
     with pytest.raises(LossAtlasError, match="tangent rule 'left' is unknown"):
         eb.tangents(bent(), noise(9), "left")
@@ -202,7 +206,7 @@ def test_losses_and_gradients_belong_together_if_both_contain_the_penalty(decay)
     arm = eb.Arm(decay=decay)
 
     def evaluate(path):
-        return penalised(path, *slopes_of(problem, path, None, arm)(problem, problem), 0.3, arm)
+        return with_penalty(path, *slopes_of(problem, path, None, arm)(problem, problem), 0.3, arm)
 
     losses, gradient = evaluate(path[None])
     step = 1e-6 * noise(3, 2)
@@ -496,6 +500,8 @@ def test_what_cannot_be_a_band_is_refused():
     problem, ends = small_network(rows=20)
     with pytest.raises(LossAtlasError, match="larger than the data set"):
         eb.neb(problem, eb.straight(*ends, 4), steps=1, learning_rate=0.1, batch_size=21)
+    with pytest.raises(LossAtlasError, match="share of its length above 0"):
+        eb.neb(problem, eb.straight(*ends, 4), steps=1, learning_rate=0.1, weights=torch.tensor([0.0, 0.5, 0.5]))
     with pytest.raises(LossAtlasError, match="3 or more pivots"):
         eb.neb(problem, ends, steps=1, learning_rate=0.1)
     with pytest.raises(LossAtlasError, match="minibatch 'some' is unknown"):

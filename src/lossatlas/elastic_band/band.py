@@ -91,9 +91,10 @@ def neb(
     problem: anything that follows `lossatlas.problems.Problem`; with a batch_size it is asked for a `minibatch` in
     each step. weights (N - 1,): the gaps' shares of the length. spring: the constant k of the springs, where infinity
     means redistribution. climbing: the highest inner pivot climbs along the path, to the saddle. Raises
-    `LossAtlasError` for a batch larger than the data set or a path of fewer than three pivots.
+    `LossAtlasError` for a batch larger than the data set, a path of fewer than three pivots, or a weight that is not
+    positive.
     """
-    _check(problem, path, batch_size)
+    _check(problem, path, weights, batch_size)
     return _together(
         problem,
         path[None],
@@ -131,7 +132,7 @@ def nebs(
     Perceptrons take their steps together, which spares most of what small networks cost; other problems, and bands
     that may stop early, run one after the other. Up to rounding the numbers are the same.
     """
-    _check(problem, paths[0], batch_size)
+    _check(problem, paths[0], weights, batch_size)
     weights = geometry.equal_weights(paths) if weights is None else weights
     rates = torch.as_tensor(learning_rate, dtype=torch.float64).expand(len(paths))
     steppers = {"steps": steps, "momentum": momentum, "weight_decay": weight_decay}
@@ -179,7 +180,7 @@ def _together(
     watch = _Watch(stop, len(path))
     while watch.steps < steps and not watch.ended:
         inner, ends = draw(problem, batch_size, pivots, arm, generators)
-        losses, gradient = penalised(path, *slopes(inner, ends), weight_decay, arm)
+        losses, gradient = with_penalty(path, *slopes(inner, ends), weight_decay, arm)
         watch.note(losses.amax(-1))
         highest = int(losses[0, 1:-1].argmax()) + 1 if climbing else None
         if arm.force == "neb":
@@ -203,9 +204,11 @@ def _together(
     return bands
 
 
-def _check(problem, path: Tensor, batch_size: int | None) -> None:
+def _check(problem, path: Tensor, weights: Tensor | None, batch_size: int | None) -> None:
     if path.dim() != 2 or len(path) < 3 or path.shape[1] != problem.dim:
         raise LossAtlasError(f"a band needs a path (3 or more pivots, {problem.dim}), not {tuple(path.shape)}")
+    if weights is not None and not (weights > 0).all():
+        raise LossAtlasError("every gap of a band needs a share of its length above 0: see `weights`")
     if batch_size is not None and batch_size > getattr(problem, "rows", batch_size):
         raise LossAtlasError(f"batch_size {batch_size} is larger than the data set ({problem.rows} rows)")
 
@@ -266,9 +269,10 @@ def slopes_of(problem, path: Tensor, batch_size: int | None, arm: Arm) -> Slopes
 
     The next call may overwrite what one gave.
     """
-    perceptron, moving = Perceptron.of(problem), _moving(arm)
-    if perceptron and (batch_size is None or arm.minibatch == "shared"):
-        gradient = path[:, moving].clone(memory_format=torch.contiguous_format)
+    perceptron = Perceptron.of(problem)
+    one_mode = arm.mode == "one" or not hasattr(problem, "ends")
+    if perceptron and one_mode and (batch_size is None or arm.minibatch == "shared"):
+        gradient = torch.empty_like(path[:, _moving(arm)], memory_format=torch.contiguous_format)
         run = perceptron.prepare(path, gradient, step_rows(problem, batch_size), first=1)
         return lambda inner, ends: (run(*_of_each_band(inner, len(path))), gradient)
     chunk = _chunk(problem, path, step_rows(problem, batch_size))
@@ -293,8 +297,10 @@ def _of_each_band(problem, bands: int) -> tuple[Tensor, Tensor]:
     return (x, y) if problem.own_rows else (x.expand(bands, *x.shape), y.expand(bands, *y.shape))
 
 
-def penalised(path: Tensor, losses: Tensor, gradient: Tensor, weight_decay: float, arm: Arm) -> tuple[Tensor, Tensor]:
-    """With the penalty ½ λ |p|² of the pivots; the gradient in place."""
+def with_penalty(
+    path: Tensor, losses: Tensor, gradient: Tensor, weight_decay: float, arm: Arm
+) -> tuple[Tensor, Tensor]:
+    """Losses (b, N) and gradients (b, m, P) of paths (b, N, P) with the penalty ½ λ |p|²; the gradients in place."""
     if weight_decay:
         gradient.add_(path[:, _moving(arm)], alpha=weight_decay)
         if arm.decay == "both":
@@ -313,21 +319,21 @@ def project(
     """
     differences = path.diff(dim=1)
     inner = gradient[:, : path.shape[1] - 2]
-    before, behind = differences[:, :-1], differences[:, 1:]
-    products = [torch.linalg.vecdot(a, b).tolist() for a, b in ((inner, before), (inner, behind), (before, behind))]
+    left, right = differences[:, :-1], differences[:, 1:]
+    products = [torch.linalg.vecdot(a, b).tolist() for a, b in ((inner, left), (inner, right), (left, right))]
     bands = zip(losses.tolist(), geometry.lengths_of(differences).tolist(), weights.tolist(), *products, strict=True)
-    mixing = torch.zeros(*inner.shape[:2], differences.shape[1], dtype=path.dtype)
-    for into, (levels, lengths, shares, back, forth, neighbours) in zip(mixing.numpy(), bands, strict=True):
+    mixing = torch.zeros(*inner.shape[:2], differences.shape[1], dtype=torch.float64)
+    for into, (levels, lengths, shares, on_left, on_right, neighbours) in zip(mixing.numpy(), bands, strict=True):
         tangents = geometry.tangent_coefficients(levels, lengths, neighbours, rule)
         for i, (a, b) in enumerate(tangents):
-            along = a * back[i] + b * forth[i]
+            along = a * on_left[i] + b * on_right[i]
             if i + 1 == highest:
                 along *= 2
             elif spring < math.inf:
                 stretch = lengths[i + 1] / shares[i + 1] - lengths[i] / shares[i]
                 along += spring * stretch / len(shares)
             into[i, i], into[i, i + 1] = along * a, along * b
-    inner.baddbmm_(mixing.to(path.device), differences, alpha=-1)
+    inner.baddbmm_(mixing.to(path), differences, alpha=-1)
 
 
 class _Watch:

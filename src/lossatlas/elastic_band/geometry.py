@@ -100,7 +100,7 @@ def redistribute(path: Tensor, weights: Tensor | None = None, passes: int = 100,
 def redistribute_(path: Tensor, weights: Tensor | None = None, passes: int = 100, anchor: int | None = None) -> Tensor:
     """`redistribute` in place."""
     bands = path if path.dim() == 3 else path[None]
-    weights = equal_weights(bands) if weights is None else weights.view(len(bands), -1)
+    weights = equal_weights(bands) if weights is None else weights.view(len(bands), bands.shape[1] - 1)
     differences = bands.diff(dim=1)
     grams = gram_matrix(differences) if passes > 1 else [None] * len(bands)
     parts = zip(lengths_of(differences).tolist(), weights.tolist(), grams, strict=True)
@@ -161,7 +161,7 @@ def _worst(lengths: np.ndarray, weights: np.ndarray) -> float:
 
 def resample(path: Tensor, pivots: int) -> Tensor:
     """The same polyline with `pivots` equally spaced pivots."""
-    reached = _cumulative(segment_lengths(path).numpy())
+    reached = _cumulative(segment_lengths(path).tolist())
     at = np.linspace(0, 1, pivots) * reached[-1]
     sampled = _mix(path, np.interp(at, reached, np.arange(len(path))))
     sampled[0], sampled[-1] = path[0], path[-1]
@@ -271,5 +271,5 @@ def tangents(path: Tensor, losses: Tensor, rule: str = "henkelman") -> Tensor:
     differences = path.diff(dim=0)
     products = torch.linalg.vecdot(differences[:-1], differences[1:])
     found = tangent_coefficients(losses.tolist(), lengths_of(differences).tolist(), products.tolist(), rule)
-    a, b = torch.tensor(found, dtype=torch.float64).to(path).unsqueeze(-1).unbind(1)
+    a, b = torch.tensor(found, dtype=torch.float64).to(path).view(-1, 2, 1).unbind(1)
     return a * differences[:-1] + b * differences[1:]
