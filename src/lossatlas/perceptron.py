@@ -62,8 +62,7 @@ class Perceptron:
         module = getattr(problem, "module", None)
         if type(module) is not nn.Sequential or problem.loss != "cross_entropy" or problem.moments is not None:
             return None
-        trained = sum(p.numel() for p in module.parameters()) == problem.dim and not ensemble.shares_parameters(module)
-        if not trained or problem.y.is_floating_point() or problem.y.dim() != 1 + problem.own_rows:
+        if problem.y.is_floating_point() or problem.y.dim() != 1 + problem.own_rows:
             return None
         linear, norms, activations = [], [], []
         rest = [layer for layer in module if type(layer) is not nn.Flatten]
@@ -76,9 +75,11 @@ class Perceptron:
         fits = activations[-1] is None and norms[-1] is None and all(a in BACKWARD for a in activations[:-1])
         fits = fits and all(n is None or n.weight is not None for n in norms)
         widths = (linear[0].in_features, *(layer.out_features for layer in linear))
-        example = problem.x[0, 0] if problem.own_rows else problem.x[0]
-        fits = fits and example.numel() == widths[0]
+        fits = fits and math.prod(problem.x.shape[1 + problem.own_rows :]) == widths[0]
         fits = fits and all(a.out_features == b.in_features for a, b in pairwise(linear))
+        # the problem has fewer coordinates where parameters are shared or not trained
+        sizes = [(a + (1 if n is None else 3)) * b for (a, b), n in zip(pairwise(widths), norms, strict=True)]
+        fits = fits and sum(sizes) == problem.dim
         return cls(widths, tuple(activations[:-1]), tuple(n and n.eps for n in norms[:-1])) if fits else None
 
     def gradient(self, theta: Tensor, x: Tensor, y: Tensor, wanted: slice = slice(None)) -> tuple[Tensor, Tensor]:

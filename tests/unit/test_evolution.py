@@ -11,7 +11,7 @@ import torch
 from lossatlas import ensemble, evolution, smoothing
 from lossatlas.code_hash import covered
 from lossatlas.errors import LossAtlasError
-from lossatlas.evolution import estimator
+from lossatlas.evolution import estimator, population
 from lossatlas.problems.analytic import Quadratic, Rastrigin
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
@@ -137,7 +137,8 @@ def test_the_chunk_size_changes_no_bit(network, sampling, shaping):
 def test_directions_drawn_twice_are_those_that_are_kept(network, monkeypatch):
     problem, theta = network
     kept = evolution.generation(problem, theta, 0.05, 150, 11)
-    monkeypatch.setattr(estimator, "KEPT_BYTES", 0)
+    for module in (estimator, population):
+        monkeypatch.setattr(module, "KEPT_BYTES", 0)
     assert torch.equal(evolution.generation(problem, theta, 0.05, 150, 11).gradient, kept.gradient)
 
 
@@ -165,6 +166,49 @@ def test_directions_from_a_table_follow_the_cosine_law():
     # the mean of a cosine is below the cosine of means by less than a hundredth of it at these sizes
     expected = smoothing.es_cosine(100, 500)
     assert within_four_errors(cosines(torch.stack(drawn), gradient), expected, slack=0.01 * expected)
+
+
+def test_slices_of_a_table_are_views_that_share_no_number_for_a_turn_and_repeat_none_after_it():
+    table = torch.arange(1001)  # each number tells its place
+    for dim in (7, 10, 1001):  # of which the first divides the length, and the last leaves one place
+        for key in range(20):
+            noise = evolution.from_table(table, key, dim)
+            turn = 1001 // dim - 1
+            assert len(noise(0, turn).unique()) == turn * dim
+            first = noise(0, 1)
+            assert first.untyped_storage().data_ptr() == table.untyped_storage().data_ptr()
+            places = noise(0, 900)[:, 0]
+            assert len(places.unique()) == (1 if dim == 1001 else 900)
+            assert torch.equal(noise(0, 900) - places[:, None], torch.arange(dim).expand(900, -1))
+            for some in (1, 13, 64):
+                parts = [noise(at, min(at + some, 900)) for at in range(0, 900, some)]
+                assert torch.equal(torch.cat(parts), noise(0, 900))
+
+
+def test_no_direction_from_a_table_is_told_apart_from_fresh_normals_by_its_cosines():
+    """Also those of later turns, whose numbers are those of earlier ones shifted."""
+    table = torch.randn(60_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = torch.cat([evolution.from_table(table, key, 1000)(0, 100) for key in (1, 2)])
+    gram = z @ z.T / math.sqrt(1000)
+    off = gram[torch.ones_like(gram, dtype=torch.bool).triu(1)]  # each about N(0, 1)
+    assert off.abs().max() < 5.5  # 20 000 different pairs: passes in all but one of a thousand
+    assert abs(off.mean()) < 4 / math.sqrt(len(off))
+    assert abs(off.square().mean() - 1) < 4 * math.sqrt(2 / len(off))
+
+
+def test_generations_share_as_many_directions_of_a_table_as_is_said():
+    length, dim, m = 20_003, 9, 60
+    table = torch.arange(length)
+    starts = torch.stack([evolution.from_table(table, key, dim)(0, 1)[0, 0] for key in range(20_000)])
+    room = (length - dim + 1) // 2
+    assert starts.max() <= room + 1
+    apart = (starts[::2] - starts[1::2]).abs()
+    shared = torch.where(apart % dim == 0, (m - apart // dim).clamp_min(0), 0).double()
+    # two uniform starts are k dim apart with probability (1 - |k| dim / starts) / starts
+    expected = sum((m - abs(k)) * (1 - abs(k) * dim / room) / room for k in range(1 - m, m))
+    assert within_four_errors(shared, expected)
+    assert expected < m**2 / room
+    assert (shared > 0).double().mean() < 2 * m / room
 
 
 def test_the_generator_names_the_run_and_nothing_else_moves_it(network):

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
-from lossatlas.evolution.population import Noise, population_losses
+from lossatlas.evolution.population import KEPT_BYTES, Noise, population_losses
 
 SAMPLINGS = ("iid", "antithetic", "orthogonal", "auto")
 SHAPINGS = ("none", "ranks")
 BLOCK = 64  # directions that are summed by one product; fixed, since the order of a sum changes its last bits
-KEPT_BYTES = 64 * 2**20  # directions of a generation up to this size stay in memory, larger ones are drawn twice
 PILOT_SHARE = 16  # `auto` mirrors one direction for each so many members before it chooses
 
 
@@ -43,19 +42,28 @@ def normal(key: int, dim: int, dtype: torch.dtype = torch.float32, device: torch
 
 
 def from_table(table: Tensor, key: int, dim: int) -> Noise:
-    """Slices of a shared table of normals at places that (key, member) names (Salimans et al. 2017, section 2.1).
+    """Slices of a shared table of normals, one behind the other, from a place in its first half that the key names.
 
-    Several times cheaper than fresh normals. Slices of two members may overlap, shifted against each other, so a pair
-    of directions is independent only as far as their common numbers stand at different coordinates.
+    Several times cheaper than fresh normals (Salimans et al. 2017, section 2.1, who draw a place for each member): up
+    to the table's end they are views. The first len(table) // dim - 1 members, a turn, have no number in common. Later
+    ones stand at other places, since dim and the number of places have no common divisor, so numbers that they share
+    with earlier ones are at different coordinates. Two generations of m directions share m² / starts of them on
+    average, many at once, with a probability below 2 m / starts, where starts is half the number of places.
     """
-    places = len(table) - dim
-    if places < 0:
+    places = len(table) - dim + 1
+    if places < 1:
         raise LossAtlasError(f"a noise table of {len(table)} numbers has no slice of {dim}: make it longer")
-    slices = table.as_strided((places + 1, dim), (table.stride(0), table.stride(0)))  # all of them, a view
+    while math.gcd(places, dim) > 1:
+        places -= 1
+    start = _mixed(key, 0) % (places // 2 + 1)
 
     def rows(first: int, last: int) -> Tensor:
-        starts = [_mixed(key, member) % (places + 1) for member in range(first, last)]
-        return slices.index_select(0, torch.tensor(starts, dtype=torch.int64, device=table.device))
+        at = (start + first * dim) % places
+        end = at + (last - first) * dim
+        if end - dim < places:
+            return table[at:end].view(last - first, dim)
+        members = torch.arange(first, last, device=table.device)
+        return table.unfold(0, dim, 1).index_select(0, (start + members * dim) % places)
 
     return rows
 
@@ -218,8 +226,8 @@ def generation(
     _check(theta, sigma, n, sampling, shaping)
     m = directions(n, "iid" if sampling == "auto" else sampling)
     dim = theta.shape[-1]
-    fresh = normal(key, dim, theta.dtype, theta.device) if table is None else from_table(table, key, dim)
-    noise = _kept(fresh, theta, m)
+    fresh = table is None
+    noise = _kept(normal(key, dim, theta.dtype, theta.device), theta, m) if fresh else from_table(table, key, dim)
     if sampling == "auto":
         return _chosen(problem, theta, sigma, n, noise, shaping, chunk)
     if sampling == "orthogonal":

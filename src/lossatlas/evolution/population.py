@@ -1,11 +1,14 @@
 """Losses of a population around one point: as many members at a time as fit the cache, the same numbers for any chunk.
 
-A multilayer perceptron has a way of its own. Its first layer is linear in the parameters and sees the same rows in
-every member, so (W + sigma Z) x = W x + sigma Z x: W x is shared by the population and Z x by the two signs of a pair.
-All else is written into buffers that are made once a population.
+A perceptron with hidden layers has a way of its own. Its first layer is linear in the parameters and sees the same rows
+in every member, so (W + sigma Z) x = W x + sigma Z x: W x is shared by the population, and the outputs of a pair add up
+to 2 W x, so that one product is enough for both. All else is written into buffers that are made once a population.
 """
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +18,9 @@ from lossatlas.perceptron import Perceptron
 from lossatlas.perceptron_pass import FORWARD
 
 Noise = Callable[[int, int], Tensor]  # (first, last) -> the directions (last - first, P) of these members
-CHUNK_BYTES = 2**21  # of a perceptron's largest activation, over the members of a chunk
+CHUNK_BYTES = 5 * 2**18  # of a perceptron's largest activation, over the members of a chunk
+CHUNKS = 8  # of a perceptron whose losses are found together
+KEPT_BYTES = 64 * 2**20  # directions of a generation up to this size stay in memory, larger ones are drawn twice
 
 
 def population_losses(
@@ -30,20 +35,21 @@ def population_losses(
     """Losses of the points along the directions first ... last - 1, all of one sign before the other if mirrored."""
     first, last = members
     evaluate = _evaluator(problem, theta, sigma, mirrored, last - first, chunk)
-    losses = theta.new_empty(1 + mirrored, last - first)
-    for start in range(first, last, evaluate.size):
-        z = noise(start, min(start + evaluate.size, last))
-        losses[:, start - first : start - first + len(z)] = evaluate(z)
-    return losses.flatten()
+    starts = range(first, last, evaluate.size)
+    return torch.cat([evaluate(noise(start, min(start + evaluate.size, last))) for start in starts], 1).flatten()
 
 
 def _evaluator(problem, theta: Tensor, sigma: float | Tensor, mirrored: bool, directions: int, chunk: int | None):
     perceptron = Perceptron.of(problem) if theta.device.type == "cpu" else None
-    if perceptron is None or problem.own_rows or any(eps is not None for eps in perceptron.eps):
+    special = perceptron and perceptron.activations and not problem.own_rows
+    if not special or any(eps is not None for eps in perceptron.eps):
         members = ensemble.chunk_size(problem, theta[None], chunk)
         return _AnyProblem(problem, theta, sigma, mirrored, _directions(members, mirrored, directions))
     members = chunk or CHUNK_BYTES // (max(perceptron.widths[1:]) * problem.rows * theta.element_size())
-    return _Perceptrons(perceptron, problem, theta, sigma, mirrored, _directions(members, mirrored, directions))
+    piece = _directions(members, mirrored, directions)
+    room = KEPT_BYTES // (theta.numel() * theta.element_size())
+    size = min(directions, max(piece, min(CHUNKS * piece, room)))
+    return _Perceptrons(perceptron, problem, theta, sigma, mirrored, size, math.ceil(size / math.ceil(size / piece)))
 
 
 def _directions(members: int, mirrored: bool, most: int) -> int:
@@ -64,44 +70,82 @@ class _AnyProblem:
         return ensemble.loss(self.problem, members, chunk=len(self.members)).view(self.signs, -1)
 
 
-class _Perceptrons:
-    """The same for a multilayer perceptron on rows that all members share, without a graph."""
+class _Views(NamedTuple):
+    """What some directions use of the buffers, and the rows for them."""
 
-    def __init__(self, perceptron: Perceptron, problem, theta: Tensor, sigma, mirrored: bool, size: int):
+    x: Tensor  # (directions, features, n)
+    first: Tensor  # outputs (k, C, n) of the first layer
+    signs: tuple[Tensor, ...]  # the same, of each sign
+    members: tuple[Tensor, ...]  # parameters of all other layers, of each sign
+    layers: list[tuple[Tensor, Tensor]]  # weight and bias of each of them
+    hidden: list[Tensor]  # their outputs but the last
+
+
+class _Perceptrons:
+    """The same for a multilayer perceptron on rows that all members share, without a graph.
+
+    `piece` directions at a time go through the layers, so that each layer finds in the cache what the last one wrote.
+    A small operation takes as long to start as to run, so views are made once and losses found for `size` at a time.
+    """
+
+    def __init__(self, perceptron: Perceptron, problem, theta: Tensor, sigma, mirrored: bool, size: int, piece: int):
         theta, widths = theta.detach(), perceptron.widths
-        self.widths, self.size, self.signs = widths, size, 1 + mirrored
+        self.widths, self.size, self.piece, self.signs = widths, size, piece, 1 + mirrored
         self.activations = [FORWARD[activation] for activation in perceptron.activations]
+        self.scale, self.sigma = (sigma, 1.0) if isinstance(sigma, Tensor) else (None, sigma)
         self.x = problem.x.flatten(1).mT
-        self.labels = problem.y.view(1, 1, -1)
-        self.weights = widths[0] * widths[1]  # of the first layer
-        self.cut = self.weights + widths[1]  # parameters of the first layer
-        self.rest, self.sigma = theta[self.cut :], sigma
-        weight, bias = theta[: self.weights].view(widths[1], -1), theta[self.weights : self.cut]
-        self.shared = torch.addmm(bias[:, None], weight, self.x)
-        members, n = self.signs * size, self.x.shape[1]
-        self.change = theta.new_empty(size, widths[1], n)
-        self.layers = [theta.new_empty(members, width, n) for width in widths[1:]]
-        self.members = theta.new_empty(members, len(self.rest))
+        # weight and bias of the first layer, then all other parameters
+        self.parts = widths[0] * widths[1], widths[1], len(theta) - (widths[0] + 1) * widths[1]
+        weight, bias, self.rest = theta.split(self.parts)
+        self.shared = torch.addmm(bias[:, None], weight.view(widths[1], -1), self.x)
+        self.twice = 2 * self.shared
+        n = self.x.shape[1]
+        self.hidden = [theta.new_empty(self.signs * piece, width, n) for width in widths[1:-1]]
+        self.members = theta.new_empty(self.signs * piece, len(self.rest))
+        self.logits = theta.new_empty(self.signs * size, widths[-1], n)
+        self.labels = problem.y.expand(len(self.logits), 1, -1)
+        self.views: dict[int, _Views] = {}
 
     def __call__(self, z: Tensor) -> Tensor:
-        k, per_coordinate = self.signs * len(z), isinstance(self.sigma, Tensor)
-        head = z[:, : self.cut] * self.sigma[: self.cut] if per_coordinate else z[:, : self.cut]
-        weight, bias = head[:, : self.weights].unflatten(1, (self.widths[1], -1)), head[:, self.weights :, None]
-        change = torch.baddbmm(bias, weight, self.x.expand(len(z), -1, -1), out=self.change[: len(z)])
-        y = self.layers[0][:k]
-        _perturb(self.shared, change, 1.0 if per_coordinate else self.sigma, y)
-        members, at = self.members[:k], 0
-        _perturb(self.rest, z[:, self.cut :], self.sigma[self.cut :] if per_coordinate else self.sigma, members)
-        for i, activation in enumerate(self.activations):
-            fan_in, fan_out = self.widths[i + 1 : i + 3]
-            weight = members[:, at : at + fan_in * fan_out].unflatten(1, (fan_out, fan_in))
-            at += fan_in * fan_out
-            bias = members[:, at : at + fan_out, None]
-            at += fan_out
-            y = torch.baddbmm(bias, weight, activation(y), out=self.layers[i + 1][:k])
-        y.sub_(y.amax(1, keepdim=True))
-        picked = y.gather(1, self.labels.expand(k, 1, -1))[:, 0]
-        return y.exp_().sum(1).log_().sub_(picked).mean(-1).view(self.signs, -1)
+        if self.scale is not None:
+            z = z * self.scale
+        k = self.signs * len(z)
+        weight, bias, rest = z.split(self.parts, 1)
+        directions = weight.view(len(z), -1, self.widths[0]), bias.unsqueeze(2), rest
+        pieces = [part.split(self.piece) for part in directions]
+        for *piece, logits in zip(*pieces, self.logits[:k].split(self.signs * self.piece), strict=True):
+            self._evaluate(*piece, logits)
+        picked = torch.log_softmax(self.logits[:k], 1).gather(1, self.labels[:k])
+        by_piece = picked.mean((1, 2)).neg().split(self.signs * self.piece)
+        return torch.cat([losses.view(self.signs, -1) for losses in by_piece], 1)
+
+    def _evaluate(self, weight: Tensor, bias: Tensor, rest: Tensor, logits: Tensor) -> None:
+        """Write the logits along directions that are given as those of the first layer and of the rest."""
+        k = len(rest)
+        if k not in self.views:
+            self.views[k] = self._views(k)
+        views = self.views[k]
+        plus, *minus = views.signs
+        torch.add(self.shared, bias, alpha=self.sigma, out=plus)
+        plus.baddbmm_(weight, views.x, alpha=self.sigma)
+        torch.add(self.rest, rest, alpha=self.sigma, out=views.members[0])
+        if minus:
+            torch.sub(self.twice, plus, out=minus[0])
+            torch.sub(self.rest, rest, alpha=self.sigma, out=views.members[1])
+        y = views.first
+        for activation, (weight, bias), out in zip(
+            self.activations, views.layers, (*views.hidden, logits), strict=True
+        ):
+            y = torch.baddbmm(bias, weight, activation(y), out=out)
+
+    def _views(self, directions: int) -> _Views:
+        k = self.signs * directions
+        members, (first, *hidden) = self.members[:k], [y[:k] for y in self.hidden]
+        sizes = [size for fan in pairwise(self.widths[1:]) for size in (math.prod(fan), fan[1])]
+        parts = iter(members.split(sizes, 1))
+        layers = [(next(parts).view(k, -1, fan_in), next(parts).unsqueeze(2)) for fan_in in self.widths[1:-1]]
+        x = self.x.expand(directions, -1, -1)
+        return _Views(x, first, first.split(directions), members.split(directions), layers, hidden)
 
 
 def _perturb(centre: Tensor, z: Tensor, sigma: float | Tensor, out: Tensor) -> None:

@@ -145,7 +145,8 @@ def _train(
     table = noise_table()
     # found once where it takes a forward pass to find it
     part = problem.on(torch.arange(settings["batch_size"]))
-    chunk = None if Perceptron.of(part) else ensemble.chunk_size(part, theta[None])
+    perceptron = Perceptron.of(part)
+    chunk = None if perceptron else ensemble.chunk_size(part, theta[None])
     sigma: float | Tensor = evostrats.SIGMA if arm.sigma == "fixed" else torch.full_like(theta, evostrats.SIGMA)
     batches = _minibatches(problem, settings["batch_size"], seed("evolution", name, "order", s))
     for step in range(steps):
@@ -155,7 +156,10 @@ def _train(
         if arm.sigma in ("safe", "shuffled"):
             shuffling = seed("evolution", name, "shuffle", s) if arm.sigma == "shuffled" else None
             sigma = _safe(batch, theta, shuffling)
-        direction, losses = _direction(batch, theta, sigma, arm, key, table, chunk)
+        if arm.sampling == "backprop":
+            losses, direction = _gradient(batch, theta, perceptron)
+        else:
+            direction, losses = _direction(batch, theta, sigma, arm, key, table, chunk)
         theta = theta - now * direction
         if arm.sigma == "pepg":
             z = evolution.from_table(table, key, len(theta))(0, arm.population // 2)
@@ -174,7 +178,9 @@ def _train(
                 "test_accuracy": 1 - float(test.example_errors(test.logits(theta[None]).detach()).mean()),
                 "finite": bool(theta.isfinite().all()),
                 "sigma": float(torch.as_tensor(sigma).mean()),
-                **_diagnosis(batch, theta, sigma, arm, seed("evolution", name, "diagnosis", s, step), table, chunk),
+                **_diagnosis(
+                    batch, theta, sigma, arm, seed("evolution", name, "diagnosis", s, step), table, chunk, perceptron
+                ),
             }
 
 
@@ -196,19 +202,15 @@ def _minibatches(problem: NetworkProblem, size: int, order: int) -> Iterator[Net
 def _direction(
     batch: NetworkProblem, theta: Tensor, sigma: float | Tensor, arm: Arm, key: int, table: Tensor, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
-    """What the rate multiplies, and the losses (n,): the gradient, or evostrats' direction turned downhill."""
-    if arm.sampling == "backprop":
-        loss, gradient = _gradient(batch, theta)
-        return gradient, loss
+    """Evostrats' direction turned downhill, which the rate multiplies, and the losses (n,)."""
     found = evolution.generation(
         batch, theta, sigma, arm.population, key, arm.sampling, "ranks", table=table, chunk=chunk
     )
     return evostrats.BETA * sigma * found.gradient, found.losses
 
 
-def _gradient(batch: NetworkProblem, theta: Tensor) -> tuple[Tensor, Tensor]:
+def _gradient(batch: NetworkProblem, theta: Tensor, perceptron: Perceptron | None) -> tuple[Tensor, Tensor]:
     """Losses (1,) and the gradient (P,)."""
-    perceptron = Perceptron.of(batch)
     written_out = (theta[None], batch.x, batch.y)
     loss, gradient = perceptron.gradient(*written_out) if perceptron else ensemble.gradient(batch, theta[None])
     return loss, gradient[0]
@@ -229,13 +231,20 @@ def _safe(batch: NetworkProblem, theta: Tensor, shuffling: int | None) -> Tensor
 
 
 def _diagnosis(
-    batch: NetworkProblem, theta: Tensor, sigma: float | Tensor, arm: Arm, key: int, table: Tensor, chunk: int | None
+    batch: NetworkProblem,
+    theta: Tensor,
+    sigma: float | Tensor,
+    arm: Arm,
+    key: int,
+    table: Tensor,
+    chunk: int | None,
+    perceptron: Perceptron | None,
 ) -> dict[str, Any]:
     """Cosine and length of a fresh estimate against the gradient of the same batch, and what the law expects.
 
     The law is about one sigma for all parameters.
     """
-    loss, gradient = _gradient(batch, theta)
+    loss, gradient = _gradient(batch, theta, perceptron)
     row = {"loss": float(loss), "cosine": 1.0, "norm_ratio": 1.0, "crossover_sigma": math.nan, "law": 1.0}
     if arm.sampling == "backprop":
         return row
