@@ -174,9 +174,9 @@ def _together(
     start, path = path, path.detach().clone(memory_format=torch.contiguous_format)
     weights = geometry.equal_weights(path) if weights is None else weights
     redistributes = spring == math.inf and arm.force == "neb"
-    moving, pivots = _moving(arm), path.shape[1]
+    moving, pivots = path[:, _moving(arm)], path.shape[1]
     slopes = slopes_of(problem, path, batch_size, arm)
-    velocity = torch.zeros_like(path[:, moving])
+    velocity = torch.zeros_like(moving)
     watch = _Watch(stop, len(path))
     while watch.steps < steps and not watch.ended:
         inner, ends = draw(problem, batch_size, pivots, arm, generators)
@@ -188,9 +188,9 @@ def _together(
         else:
             gradient[:, : pivots - 2].sub_(path.diff(n=2, dim=1), alpha=spring)
         if hasattr(inner, "advanced"):
-            path[0, moving] = inner.advanced(path[0, moving])
+            moving[0] = inner.advanced(moving[0])
         torch.add(gradient, velocity, alpha=momentum, out=velocity)
-        path[:, moving].addcmul_(velocity, learning_rate, value=-1)
+        moving.addcmul_(velocity, learning_rate, value=-1)
         if redistributes and (arm.spacing == "always" or watch.steps < steps):
             geometry.redistribute_(path, weights, passes=1, anchor=highest)
     if redistributes and arm.spacing == "always" and not climbing:
