@@ -1,8 +1,8 @@
 """Losses and gradients of an ensemble of multilayer perceptrons, by a backward pass written out.
 
 The same numbers as `lossatlas.ensemble.gradient`, without a graph: a chunk of members fits the cache, members whose
-gradient is not wanted share the forward pass of the others, and who evaluates the same parameters again and again
-prepares that once.
+gradient is not wanted share the forward pass of the others, and a loop whose parameters change in place prepares its
+passes once.
 """
 
 import math

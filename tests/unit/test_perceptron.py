@@ -106,6 +106,7 @@ def test_what_was_prepared_once_follows_parameters_that_change_in_place(groups, 
         losses = run(problem.x[rows], problem.y[rows])
         for own, group, loss, gradient in zip(rows, standing, losses, gradients, strict=True):
             expected, slopes = ensemble.gradient(problem.on(own), group)
+            # float64, summed in another order than autograd's
             torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
             torch.testing.assert_close(gradient, slopes[1:-1], rtol=1e-12, atol=1e-12)
 

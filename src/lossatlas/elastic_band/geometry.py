@@ -1,8 +1,8 @@
 """The geometry of a path: a tensor (N, P) of pivots, the first and last row of which are its ends.
 
 With the differences D_i = p_{i+1} - p_i (N - 1, P), every length, tangent and projection is made of inner products of
-them. So a band step reads the parameters a few times, and all that is delicate happens to a few numbers, in NumPy
-and float64, wherever the parameters are.
+them. So a band step reads the parameters a few times, and all that is delicate happens to a few numbers,
+in float64 on the CPU, wherever the parameters are.
 
 What a band does in each of its steps takes paths of one number of pivots together, too: (..., N, P).
 
@@ -256,6 +256,7 @@ def tangent_coefficients(
         return found
     units = []
     for (a, b), back, forth, product in zip(found, lengths, lengths[1:], products, strict=False):
+        # products, since a power of a float raises where it overflows
         square = (a * back) * (a * back) + 2 * a * b * product + (b * forth) * (b * forth)
         scale = math.sqrt(max(square, TINY))  # pivots that coincide have the tangent 0, not NaN
         units.append((a / scale, b / scale))

@@ -226,8 +226,10 @@ def generation(
     _check(theta, sigma, n, sampling, shaping)
     m = directions(n, "iid" if sampling == "auto" else sampling)
     dim = theta.shape[-1]
-    fresh = table is None
-    noise = _kept(normal(key, dim, theta.dtype, theta.device), theta, m) if fresh else from_table(table, key, dim)
+    if table is None:
+        noise = _kept(normal(key, dim, theta.dtype, theta.device), theta, m)
+    else:
+        noise = from_table(table, key, dim)
     if sampling == "auto":
         return _chosen(problem, theta, sigma, n, noise, shaping, chunk)
     if sampling == "orthogonal":

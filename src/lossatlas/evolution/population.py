@@ -7,7 +7,6 @@ to 2 W x, so that one product is enough for both. All else is written into buffe
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from lossatlas import ensemble
 from lossatlas.perceptron import Perceptron
-from lossatlas.perceptron_pass import FORWARD
+from lossatlas.perceptron_pass import FORWARD, Layer, layers
 
 Noise = Callable[[int, int], Tensor]  # (first, last) -> the directions (last - first, P) of these members
 CHUNK_BYTES = 5 * 2**18  # of a perceptron's largest activation, over the members of a chunk
@@ -76,8 +75,8 @@ class _Views(NamedTuple):
     x: Tensor  # (directions, features, n)
     first: Tensor  # outputs (k, C, n) of the first layer
     signs: tuple[Tensor, ...]  # the same, of each sign
-    members: tuple[Tensor, ...]  # parameters of all other layers, of each sign
-    layers: list[tuple[Tensor, Tensor]]  # weight and bias of each of them
+    members: Tensor  # parameters (k, ...) of all other layers
+    layers: list[Layer]  # the same, layer by layer
     hidden: list[Tensor]  # their outputs but the last
 
 
@@ -90,7 +89,7 @@ class _Perceptrons:
 
     def __init__(self, perceptron: Perceptron, problem, theta: Tensor, sigma, mirrored: bool, size: int, piece: int):
         theta, widths = theta.detach(), perceptron.widths
-        self.widths, self.size, self.piece, self.signs = widths, size, piece, 1 + mirrored
+        self.widths, self.eps, self.size, self.piece, self.signs = widths, perceptron.eps, size, piece, 1 + mirrored
         self.activations = [FORWARD[activation] for activation in perceptron.activations]
         self.scale, self.sigma = (sigma, 1.0) if isinstance(sigma, Tensor) else (None, sigma)
         self.x = problem.x.flatten(1).mT
@@ -128,24 +127,20 @@ class _Perceptrons:
         plus, *minus = views.signs
         torch.add(self.shared, bias, alpha=self.sigma, out=plus)
         plus.baddbmm_(weight, views.x, alpha=self.sigma)
-        torch.add(self.rest, rest, alpha=self.sigma, out=views.members[0])
         if minus:
             torch.sub(self.twice, plus, out=minus[0])
-            torch.sub(self.rest, rest, alpha=self.sigma, out=views.members[1])
+        _perturb(self.rest, rest, self.sigma, views.members)
         y = views.first
-        for activation, (weight, bias), out in zip(
-            self.activations, views.layers, (*views.hidden, logits), strict=True
-        ):
-            y = torch.baddbmm(bias, weight, activation(y), out=out)
+        for activation, layer, out in zip(self.activations, views.layers, (*views.hidden, logits), strict=True):
+            y = torch.baddbmm(layer.bias, layer.weight, activation(y), out=out)
 
     def _views(self, directions: int) -> _Views:
         k = self.signs * directions
         members, (first, *hidden) = self.members[:k], [y[:k] for y in self.hidden]
-        sizes = [size for fan in pairwise(self.widths[1:]) for size in (math.prod(fan), fan[1])]
-        parts = iter(members.split(sizes, 1))
-        layers = [(next(parts).view(k, -1, fan_in), next(parts).unsqueeze(2)) for fan_in in self.widths[1:-1]]
         x = self.x.expand(directions, -1, -1)
-        return _Views(x, first, first.split(directions), members.split(directions), layers, hidden)
+        return _Views(
+            x, first, first.split(directions), members, layers(members, self.widths[1:], self.eps[1:]), hidden
+        )
 
 
 def _perturb(centre: Tensor, z: Tensor, sigma: float | Tensor, out: Tensor) -> None:
