@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lossatlas import elastic_band as eb
-from lossatlas.elastic_band.band import draw, project, slopes_of, with_penalty
+from lossatlas.elastic_band.band import draw, slopes_of
+from lossatlas.elastic_band.step import Forces, Frame
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems import CurvyValley, DoubleWell, MuellerBrown, Quadratic, Ring
 from lossatlas.problems.architectures import mlp
@@ -179,43 +180,89 @@ def test_an_unknown_rule_is_named():
 # --- forces ---------------------------------------------------------------------------------------------------------
 
 
+def forces(path, losses, gradient, arm=eb.CORRECTED, **how):
+    """Minus the forces (m, P) on the moving pivots of a path (N, P), and the losses that the tangents are made of."""
+    frame = Frame(path[None], Forces(arm, **how))
+    frame.gradient[0] = gradient
+    gaps = len(path) - 1
+    (losses,) = frame.nudge(losses[None], [[1 / gaps] * gaps])
+    return (frame.pull @ frame.rows)[0], losses
+
+
 def test_the_projected_gradient_is_across_the_path():
     path, losses = bent(9, 50), noise(9)
     gradient = noise(7, 50, seed=3)
-    across = gradient.clone()
-    weights = torch.full((1, 8), 1 / 8, dtype=F64)
-    project(path[None], losses[None], across[None], weights, math.inf, None, "henkelman")
+    across, _ = forces(path, losses, gradient)
     tangents = eb.tangents(path, losses)
     assert ((across * tangents).sum(-1)).abs().max() < 1e-12 * gradient.norm()
     rest = gradient - across  # and only what lies along the tangent was taken out
     torch.testing.assert_close(rest, (rest * tangents).sum(-1, keepdim=True) * tangents, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("last_end", ["fixed", "moves"])
+@pytest.mark.parametrize("rule", ["henkelman", "draxler2019"])
+def test_the_penalty_is_projected_with_the_gradient(rule, last_end):
+    arm = eb.Arm(tangent=rule, last_end=last_end)
+    path, losses = 3 + bent(9, 50), noise(9)
+    gradient = noise(8 if last_end == "moves" else 7, 50, seed=3)
+    penalised = losses + 0.5 * 0.3 * path.square().sum(-1)
+    across, levels = forces(path, losses, gradient, arm, weight_decay=0.3)
+    torch.testing.assert_close(point(*levels), penalised, rtol=1e-12, atol=0)
+    expected, tangents = gradient + 0.3 * path[1 : 1 + len(gradient)], eb.tangents(path, penalised, rule)
+    expected[:7] -= (expected[:7] * tangents).sum(-1, keepdim=True) * tangents  # a moving end has no tangent
+    torch.testing.assert_close(across, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_pivots_that_lie_close_lose_no_digits():
+    path, gradient = 3 + bent(9, 50), noise(7, 50, seed=3)
+    path = path[0] + 1e-3 * (path - path[0])  # gaps are some 1e-4 of the pivots' norms
+    exact, _ = forces(path, noise(9), gradient, weight_decay=0.3)
+    single, _ = forces(path.float(), noise(9).float(), gradient.float(), weight_decay=0.3)
+    # float32 gaps, and so tangents, are right to 1e-7 / 1e-4; products of pivots do not hold a digit of them
+    assert (single - exact).norm() < 1e-3 * exact.norm()
+
+
+def test_the_highest_pivot_climbs():
+    path, losses, gradient = bent(5, 20), point(0, 1, 3, 2, 0), noise(3, 20, seed=3)
+    nudged, _ = forces(path, losses, gradient)
+    climbing, _ = forces(path, losses, gradient, climbing=True)
+    torch.testing.assert_close(climbing[[0, 2]], nudged[[0, 2]])
+    tangent = eb.tangents(path, losses)[1]
+    # its force along the path is turned round
+    torch.testing.assert_close(climbing[1], gradient[1] - 2 * (gradient[1] @ tangent) * tangent)
+
+
 def test_springs_pull_along_the_path_towards_the_longer_gap():
     path = torch.lerp(point(0, 0), point(1, 0), point(0, 0.1, 0.3, 1.0)[:, None])
-    gradient = torch.zeros(2, 2, dtype=F64)
-    weights = torch.full((1, 3), 1 / 3, dtype=F64)
-    project(path[None], point(0, 1, 2, 3)[None], gradient[None], weights, 5.0, None, "henkelman")
+    found, _ = forces(path, point(0, 1, 2, 3), torch.zeros(2, 2, dtype=F64), spring=5.0)
     # k (d_{i+1} - d_i) along the path, as a force: minus the gradient
-    torch.testing.assert_close(-gradient, point(5 * (0.2 - 0.1), 0, 5 * (0.7 - 0.2), 0).view(2, 2))
+    torch.testing.assert_close(-found, point(5 * (0.2 - 0.1), 0, 5 * (0.7 - 0.2), 0).view(2, 2))
+
+
+def test_mechanical_springs_and_gradients_act_in_full():
+    path, gradient = bent(5, 20), noise(3, 20)
+    found, _ = forces(path, noise(5), gradient, eb.Arm(force="mechanical"), spring=5.0)
+    torch.testing.assert_close(-found, -gradient + 5 * (path[2:] - 2 * path[1:-1] + path[:-2]))
 
 
 @pytest.mark.parametrize("decay", ["both", "gradient"])
 def test_losses_and_gradients_belong_together_if_both_contain_the_penalty(decay):
     problem, path = DoubleWell(), bent(5, 2)
-    arm = eb.Arm(decay=decay)
+    arm = eb.Arm(decay=decay, force="mechanical")  # without springs: the gradient in full
 
     def evaluate(path):
-        return with_penalty(path, *slopes_of(problem, path, None, arm)(problem, problem), 0.3, arm)
+        frame = Frame(path[None], Forces(arm, 0.3, spring=0.0))
+        losses = frame.nudge(slopes_of(problem, frame, None, arm)(problem, problem), [[0.25] * 4])
+        return point(*losses[0]), (frame.pull @ frame.rows)[0]
 
-    losses, gradient = evaluate(path[None])
+    losses, gradient = evaluate(path)
     step = 1e-6 * noise(3, 2)
     moved = path.clone()
     moved[1:-1] += step
-    change = evaluate(moved[None])[0] - losses
+    change = evaluate(moved)[0] - losses
     predicted = (gradient * step).sum(-1)
     # second order in a step of 1e-6: curvatures are below 1e3
-    agrees = torch.allclose(change[:, 1:-1], predicted, rtol=0, atol=1e-9)
+    agrees = torch.allclose(change[1:-1], predicted, rtol=0, atol=1e-9)
     assert agrees == (decay == "both")
 
 

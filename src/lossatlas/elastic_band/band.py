@@ -16,6 +16,7 @@ from torch import Tensor
 from lossatlas import ensemble
 from lossatlas.elastic_band import geometry
 from lossatlas.elastic_band.arms import CORRECTED, Arm
+from lossatlas.elastic_band.step import Forces, Frame, highest, moving
 from lossatlas.errors import LossAtlasError
 from lossatlas.perceptron import Perceptron
 from lossatlas.problems.network import NetworkProblem
@@ -60,7 +61,7 @@ class Band:
     """A path (N, P) after some steps, what they cost, and what became of it.
 
     `diverged`: a loss or pivot was not finite; the path is then the one it started from. `torn`: the pivots could
-    not be spaced (`TORN`). saddles (steps,): the highest loss among the pivots of each step, on its minibatch.
+    not be spaced (`TORN`). saddles (steps,): the highest loss among the pivots of each step, on its minibatch, float64.
     """
 
     path: Tensor
@@ -171,35 +172,28 @@ def _together(
 
     `climbing` and a `stop` are for a single one.
     """
-    start, path = path, path.detach().clone(memory_format=torch.contiguous_format)
     weights = geometry.equal_weights(path) if weights is None else weights
-    redistributes = spring == math.inf and arm.force == "neb"
-    moving, pivots = path[:, _moving(arm)], path.shape[1]
-    slopes = slopes_of(problem, path, batch_size, arm)
-    velocity = torch.zeros_like(moving)
+    shares, redistributes = weights.tolist(), spring == math.inf and arm.force == "neb"
+    frame = Frame(path, Forces(arm, weight_decay, spring, climbing))
+    slopes = slopes_of(problem, frame, batch_size, arm)
     watch = _Watch(stop, len(path))
     while watch.steps < steps and not watch.ended:
-        inner, ends = draw(problem, batch_size, pivots, arm, generators)
-        losses, gradient = with_penalty(path, *slopes(inner, ends), weight_decay, arm)
-        watch.note(losses.amax(-1))
-        highest = int(losses[0, 1:-1].argmax()) + 1 if climbing else None
-        if arm.force == "neb":
-            project(path, losses, gradient, weights, spring, highest, arm.tangent)
-        else:
-            gradient[:, : pivots - 2].sub_(path.diff(n=2, dim=1), alpha=spring)
+        inner, ends = draw(problem, batch_size, path.shape[1], arm, generators)
+        losses = frame.nudge(slopes(inner, ends), shares)
+        watch.note(losses)
         if hasattr(inner, "advanced"):
-            moving[0] = inner.advanced(moving[0])
-        torch.add(gradient, velocity, alpha=momentum, out=velocity)
-        moving.addcmul_(velocity, learning_rate, value=-1)
+            frame.moving[0] = inner.advanced(frame.moving[0])
+        frame.move(momentum, learning_rate)
         if redistributes and (arm.spacing == "always" or watch.steps < steps):
-            geometry.redistribute_(path, weights, passes=1, anchor=highest)
+            frame.respace(shares, highest(losses[0]) if climbing else None)
     if redistributes and arm.spacing == "always" and not climbing:
-        geometry.redistribute_(path, weights)
+        geometry.redistribute_(frame.path, weights)
     bands = []
-    for one, before, shares, saddles in zip(path, start, weights, watch.of_each(), strict=True):
+    m = frame.moving.shape[1]
+    for one, before, own, saddles in zip(frame.path, path, weights, watch.of_each(), strict=True):
         samples = len(saddles) * step_rows(problem, batch_size)
-        became = outcome(one, shares, saddles)
-        cost = Cost(samples * velocity.shape[1], samples * (pivots - velocity.shape[1]))
+        became = outcome(one, own, saddles)
+        cost = Cost(samples * m, samples * (path.shape[1] - m))
         bands.append(Band(before if became == "diverged" else one, len(saddles), cost, became, saddles))
     return bands
 
@@ -254,41 +248,41 @@ def _rows(problem, batch_size: int, generator: torch.Generator) -> Tensor:
 
 def _split(path: Tensor, arm: Arm) -> tuple[Tensor, Tensor]:
     """Of something (b, N, ...), what belongs to the pivots that move, and to those that do not."""
-    return path[:, _moving(arm)], path[:, :1] if arm.last_end == "moves" else path[:, [0, -1]]
+    return path[:, moving(arm)], path[:, :1] if arm.last_end == "moves" else path[:, [0, -1]]
 
 
-def _moving(arm: Arm) -> slice:
-    return slice(1, None if arm.last_end == "moves" else -1)
-
-
-Slopes = Callable[..., tuple[Tensor, Tensor]]
-
-
-def slopes_of(problem, path: Tensor, batch_size: int | None, arm: Arm) -> Slopes:
-    """What `draw` gives -> losses (b, N) and gradients (b, m, P) of the moving pivots, as the paths (b, N, P) stand.
+def slopes_of(problem, frame: Frame, batch_size: int | None, arm: Arm) -> Callable[..., Tensor]:
+    """What `draw` gives -> losses (b, N) of the frame's paths as they stand; the gradients go to the frame.
 
     The next call may overwrite what one gave.
     """
     perceptron = Perceptron.of(problem)
     one_mode = arm.mode == "one" or not hasattr(problem, "ends")
     if perceptron and one_mode and (batch_size is None or arm.minibatch == "shared"):
-        gradient = torch.empty_like(path[:, _moving(arm)], memory_format=torch.contiguous_format)
-        run = perceptron.prepare(path, gradient, step_rows(problem, batch_size), first=1)
-        return lambda inner, ends: (run(*_of_each_band(inner, len(path))), gradient)
-    chunk = _chunk(problem, path, step_rows(problem, batch_size))
+        gradient = frame.gradient.contiguous()  # of several bands a copy
+        run = perceptron.prepare(frame.path, gradient, step_rows(problem, batch_size), first=1)
 
-    def slopes(inner, ends) -> tuple[Tensor, Tensor]:
-        moving, fixed = _split(path, arm)
-        members = moving.flatten(0, 1)
+        def together(inner, ends) -> Tensor:
+            losses = run(*_of_each_band(inner, len(frame.path)))
+            frame.gradient.copy_(gradient)
+            return losses
+
+        return together
+    chunk = _chunk(problem, frame.path, step_rows(problem, batch_size))
+
+    def apart(inner, ends) -> Tensor:
+        free, fixed = _split(frame.path, arm)
+        members = free.flatten(0, 1)
         if perceptron:
             losses, gradient = perceptron.gradient(members, inner.x, inner.y)
         else:
             losses, gradient = ensemble.gradient(inner, members, chunk)
-        losses, gradient = losses.view(moving.shape[:2]), gradient.view(moving.shape)
+        frame.gradient.copy_(gradient.view(free.shape))
+        losses = losses.view(free.shape[:2])
         at_ends = ensemble.loss(ends, fixed.flatten(0, 1), chunk).view(fixed.shape[:2])
-        return torch.cat([at_ends[:, :1], losses, at_ends[:, 1:]], 1), gradient
+        return torch.cat([at_ends[:, :1], losses, at_ends[:, 1:]], 1)
 
-    return slopes
+    return apart
 
 
 def _of_each_band(problem, bands: int) -> tuple[Tensor, Tensor]:
@@ -297,59 +291,22 @@ def _of_each_band(problem, bands: int) -> tuple[Tensor, Tensor]:
     return (x, y) if problem.own_rows else (x.expand(bands, *x.shape), y.expand(bands, *y.shape))
 
 
-def with_penalty(
-    path: Tensor, losses: Tensor, gradient: Tensor, weight_decay: float, arm: Arm
-) -> tuple[Tensor, Tensor]:
-    """Losses (b, N) and gradients (b, m, P) of paths (b, N, P) with the penalty ½ λ |p|²; the gradients in place."""
-    if weight_decay:
-        gradient.add_(path[:, _moving(arm)], alpha=weight_decay)
-        if arm.decay == "both":
-            norms = torch.linalg.vector_norm(path, dim=-1)
-            losses = torch.addcmul(losses, norms, norms, value=0.5 * weight_decay)
-    return losses, gradient
-
-
-def project(
-    path: Tensor, losses: Tensor, gradient: Tensor, weights: Tensor, spring: float, highest: int | None, rule: str
-) -> None:
-    """Turn the gradients of the inner pivots, the first N - 2 rows of each band in `gradient`, into minus its force.
-
-    What lies along the tangent is taken out (at the pivot `highest` twice, so that it climbs), and the force
-    k (d_{i+1} - d_i) of finite springs is put in; lengths are measured by their shares of the length.
-    """
-    differences = path.diff(dim=1)
-    inner = gradient[:, : path.shape[1] - 2]
-    left, right = differences[:, :-1], differences[:, 1:]
-    products = [torch.linalg.vecdot(a, b).tolist() for a, b in ((inner, left), (inner, right), (left, right))]
-    bands = zip(losses.tolist(), geometry.lengths_of(differences).tolist(), weights.tolist(), *products, strict=True)
-    mixing = torch.zeros(*inner.shape[:2], differences.shape[1], dtype=torch.float64)
-    for into, (levels, lengths, shares, on_left, on_right, neighbours) in zip(mixing.numpy(), bands, strict=True):
-        tangents = geometry.tangent_coefficients(levels, lengths, neighbours, rule)
-        for i, (a, b) in enumerate(tangents):
-            along = a * on_left[i] + b * on_right[i]
-            if i + 1 == highest:
-                along *= 2
-            elif spring < math.inf:
-                stretch = lengths[i + 1] / shares[i + 1] - lengths[i] / shares[i]
-                along += spring * stretch / len(shares)
-            into[i, i], into[i, i + 1] = along * a, along * b
-    inner.baddbmm_(mixing.to(path), differences, alpha=-1)
-
-
 class _Watch:
-    """The highest losses (b,) of the bands' steps, and whether they should go on."""
+    """The highest losses of the bands' steps, and whether they should go on."""
 
     def __init__(self, stop: Stop | None, bands: int):
-        self.stop, self.saddles = stop, []
+        self.stop = stop
+        self.saddles: list[list[float]] = [[] for _ in range(bands)]
         self.last = [0] * bands  # the step at which a band was found not to be finite; 0: not yet
         self.lowest, self.idle, self.ended = math.inf, 0, False
 
-    def note(self, saddles: Tensor) -> None:
-        self.saddles.append(saddles)
+    def note(self, losses: list[list[float]]) -> None:
+        for saddles, own in zip(self.saddles, losses, strict=True):
+            saddles.append(max(own) if math.isfinite(sum(own)) else math.nan)
         every = self.stop.every if self.stop else CHECK_EVERY
-        if len(self.saddles) % every:
+        if self.steps % every:
             return
-        levels = torch.stack(self.saddles[-every:]).mean(0).tolist()
+        levels = [sum(saddles[-every:]) / every for saddles in self.saddles]
         self.last = [last or (0 if math.isfinite(x) else self.steps) for last, x in zip(self.last, levels, strict=True)]
         self.ended = all(self.last)
         if self.stop:
@@ -361,11 +318,12 @@ class _Watch:
 
     @property
     def steps(self) -> int:
-        return len(self.saddles)
+        return len(self.saddles[0])
 
     def of_each(self) -> list[Tensor]:
         """The highest losses of each band's own steps."""
-        return [column[: last or None] for column, last in zip(torch.stack(self.saddles, 1), self.last, strict=True)]
+        found = zip(self.saddles, self.last, strict=True)
+        return [torch.tensor(saddles[: last or None], dtype=torch.float64) for saddles, last in found]
 
 
 def outcome(path: Tensor, weights: Tensor, saddles: Tensor) -> Outcome:

@@ -120,20 +120,33 @@ def spaced_positions(
 
     More than one pass needs the Gram matrix of its differences, to find what became of the lengths.
     """
-    if not math.isfinite(sum(lengths)):  # a band that has blown up must not look well spaced
-        return np.full(len(lengths) + 1, np.nan)
     positions = np.arange(len(lengths) + 1.0)
-    shares = _cumulative(weights)
     for left in reversed(range(passes)):
-        reached = _cumulative(lengths)
-        positions = np.interp(_targets(reached, shares, anchor), reached, positions)
+        gaps, shares = map(np.array, zip(*places(lengths, weights, anchor), strict=True))
+        positions = positions[gaps] + shares * np.diff(positions)[gaps]
         if left:
             behind = np.clip(positions[:, None] - np.arange(len(gram)), 0, 1)  # point = p_0 + behind D
             steps = np.diff(behind, axis=0)
-            lengths = np.sqrt(np.maximum(((steps @ gram) * steps).sum(-1), 0))
-            if _worst(lengths, np.array(weights)) < 0.1 * SPACED:
+            lengths = np.sqrt(np.maximum(((steps @ gram) * steps).sum(-1), 0)).tolist()
+            if _worst(np.array(lengths), np.array(weights)) < 0.1 * SPACED:
                 break
     return positions
+
+
+def places(lengths: Sequence[float], weights: Sequence[float], anchor: int | None = None) -> list[tuple[int, float]]:
+    """The gap, and the share of it, where each of N pivots belongs on a polyline with these lengths (N - 1,).
+
+    A length that is not finite gives shares that are not: a band that has blown up must not look well spaced.
+    """
+    reached = _cumulative(lengths)
+    if not math.isfinite(reached[-1]):
+        return [(0, math.nan)] * len(reached)
+    gap, found = 0, []
+    for target in _targets(reached, _cumulative(weights), anchor):
+        while gap < len(lengths) - 1 and target > reached[gap + 1]:
+            gap += 1
+        found.append((gap, (target - reached[gap]) / lengths[gap] if lengths[gap] else 0.0))
+    return found
 
 
 def _targets(reached: Sequence[float], shares: Sequence[float], anchor: int | None) -> list[float]:
