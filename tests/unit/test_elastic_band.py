@@ -168,6 +168,19 @@ def test_equal_losses_give_the_bisecting_tangent_and_coinciding_pivots_none():
     assert eb.tangents(path[:1].expand(3, -1), torch.zeros(3, dtype=F64)).abs().max() == 0
 
 
+@pytest.mark.parametrize("rule", ["henkelman", "draxler2019", "bisector"])
+def test_a_path_that_turns_straight_back_has_no_tangent(rule):
+    there = bent(2, 50).float()
+    back = torch.stack([there[0], there[1], torch.nextafter(there[0], there[1])])
+    assert eb.tangents(back, torch.tensor([0.0, 1.0, 0.0]), rule).abs().max() == 0
+
+
+def test_a_band_of_pivots_that_coincide_stays_whole():
+    path = noise(1, 6).float().repeat(5, 1)
+    band = eb.neb(Quadratic(torch.eye(6)), path, steps=60, learning_rate=0.01, weight_decay=0.1)
+    assert band.outcome == "ok"
+
+
 def test_a_path_without_inner_pivots_has_no_tangents():
     assert eb.tangents(torch.eye(2, 4), torch.ones(2)).shape == (0, 4)
 

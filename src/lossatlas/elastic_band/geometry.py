@@ -21,6 +21,7 @@ from torch import Tensor
 from lossatlas.errors import LossAtlasError
 
 SPACED = 1e-3  # a saved path's gaps keep their shares to this part of the length
+FOLDED = 1e-6  # |a τ⁻ + b τ⁺|² / (|a τ⁻| + |b τ⁺|)² below which it is mostly float32's rounding: the path turns back
 TINY = 1e-300  # instead of a zero to divide by
 
 
@@ -259,6 +260,8 @@ def tangent_coefficients(
 ) -> list[Coefficients]:
     """(a, b) of the N - 2 inner pivots of a path: their tangents are of unit length but for draxler2018.
 
+    Where pivots coincide, or the path turns straight back, there is no direction, and the tangent is 0.
+
     losses: of the N pivots; lengths: |D_i| of the N - 1 gaps; products: D_i . D_{i+1} of the N - 2 neighbouring ones.
     """
     if rule not in RULES:
@@ -271,7 +274,9 @@ def tangent_coefficients(
     for (a, b), back, forth, product in zip(found, lengths, lengths[1:], products, strict=False):
         # products, since a power of a float raises where it overflows
         square = (a * back) * (a * back) + 2 * a * b * product + (b * forth) * (b * forth)
-        scale = math.sqrt(max(square, TINY))  # pivots that coincide have the tangent 0, not NaN
+        unfolded = a * back + b * forth
+        folded = square <= FOLDED * unfolded * unfolded
+        scale = math.inf if folded else math.sqrt(square)
         units.append((a / scale, b / scale))
     return units
 
@@ -280,7 +285,8 @@ def tangents(path: Tensor, losses: Tensor, rule: str = "henkelman") -> Tensor:
     """The tangents (N - 2, P) at the inner pivots of a path (N, P) with the losses (N,), ends included.
 
     rule: `henkelman`, or as released `draxler2019`, `draxler2018`, or the placebo `bisector`. Of unit length, except
-    that `draxler2018` is not where a pivot is an extremum, and that pivots which coincide have the tangent 0.
+    that `draxler2018` is not where a pivot is an extremum, and that the tangent is 0 where there is no direction: at
+    pivots that coincide, or where the path turns straight back.
     """
     differences = path.diff(dim=0)
     products = torch.linalg.vecdot(differences[:-1], differences[1:])
