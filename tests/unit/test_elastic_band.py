@@ -199,7 +199,7 @@ def forces(path, losses, gradient, arm=eb.CORRECTED, **how):
     frame.gradient[0] = gradient
     gaps = len(path) - 1
     (losses,) = frame.nudge(losses[None], [[1 / gaps] * gaps])
-    return (frame.pull @ frame.rows)[0], losses
+    return (frame.pull.to(path) @ frame.rows)[0], losses
 
 
 def test_the_projected_gradient_is_across_the_path():

@@ -61,7 +61,8 @@ class Band:
     """A path (N, P) after some steps, what they cost, and what became of it.
 
     `diverged`: a loss or pivot was not finite; the path is then the one it started from. `torn`: the pivots could
-    not be spaced (`TORN`). saddles (steps,): the highest loss among the pivots of each step, on its minibatch, float64.
+    not be spaced (`TORN`). saddles (steps,): the highest loss among the pivots of each step, on its minibatch, float64;
+    NaN where one is not finite.
     """
 
     path: Tensor

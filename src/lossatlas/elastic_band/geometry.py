@@ -1,10 +1,7 @@
 """The geometry of a path: a tensor (N, P) of pivots, the first and last row of which are its ends.
 
-With the differences D_i = p_{i+1} - p_i (N - 1, P), every length, tangent and projection is made of inner products of
-them. So a band step reads the parameters a few times, and all that is delicate happens to a few numbers,
-in float64 on the CPU, wherever the parameters are.
-
-What a band does in each of its steps takes paths of one number of pivots together, too: (..., N, P).
+With the differences D_i = p_{i+1} - p_i (N - 1, P), every length and tangent is made of inner products of them, and a
+new place of a pivot is a few numbers: these are computed on the CPU, wherever the parameters are.
 
 A `position` counts pivots: 2.25 is a quarter of the way from pivot 2 to pivot 3. `weights` (N - 1,) are the shares of
 the path's length that the gaps should have; they sum to 1 and are equal where none are given.
@@ -137,16 +134,18 @@ def spaced_positions(
 def places(lengths: Sequence[float], weights: Sequence[float], anchor: int | None = None) -> list[tuple[int, float]]:
     """The gap, and the share of it, where each of N pivots belongs on a polyline with these lengths (N - 1,).
 
-    A length that is not finite gives shares that are not: a band that has blown up must not look well spaced.
+    Gaps without length are passed over. A length that is not finite gives shares that are not: a band that has blown up
+    must not look well spaced.
     """
     reached = _cumulative(lengths)
     if not math.isfinite(reached[-1]):
         return [(0, math.nan)] * len(reached)
     gap, found = 0, []
     for target in _targets(reached, _cumulative(weights), anchor):
-        while gap < len(lengths) - 1 and target > reached[gap + 1]:
+        while gap < len(lengths) - 1 and (target > reached[gap + 1] or reached[gap] == reached[gap + 1]):
             gap += 1
-        found.append((gap, (target - reached[gap]) / lengths[gap] if lengths[gap] else 0.0))
+        length = reached[gap + 1] - reached[gap]  # `lengths` would let shares leave [0, 1] by rounding
+        found.append((gap, (target - reached[gap]) / length if length else 0.0))
     return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,8 +32,9 @@ def highest(losses: Sequence[float]) -> int:
 class Forces:
     """What acts on the moving pivots of a band.
 
-    weight_decay: λ of the penalty ½ λ |p|². spring: the constant k of the springs; with infinity there are none, and
-    the pivots are put in their places after each step. climbing: the highest inner pivot climbs along the path.
+    weight_decay: λ of the penalty ½ λ |p|². spring: the constant k of the springs; with infinity, which only a nudged
+    band allows, there are none, and the pivots are put in their places after each step. climbing: the highest inner
+    pivot climbs along the path.
     """
 
     arm: Arm
@@ -41,7 +43,7 @@ class Forces:
     climbing: bool = False
 
     def constant(self, pivots: int) -> list[list[float]]:
-        """What is the same in every step of `act`."""
+        """The combinations (m, N + m) to which `act` adds: the gradients, the penalty's, and mechanical springs."""
         m, gaps = len(range(pivots)[moving(self.arm)]), pivots - 1
         rows = [[0.0] * (gaps + m + 1) for _ in range(m)]
         for i, row in enumerate(rows):
@@ -53,13 +55,13 @@ class Forces:
                 row[i + 1] -= self.spring
         return rows
 
-    def act(self, into, gram: list[list[float]], losses: list[float], shares: list[float]) -> list[float]:
-        """Write minus the force on each moving pivot to `into` (m, N + m), as a combination of a `Frame`'s rows.
+    def act(self, into: np.ndarray, gram: list[list[float]], losses: list[float], shares: list[float]) -> list[float]:
+        """Bring `into` (m, N + m), which began as `constant`, to minus the forces: combinations of a `Frame`'s rows.
 
         What lies along the tangent is taken out of the gradient (at a climbing pivot twice), and the force
-        k (d_{i+1} - d_i) of finite springs is put in; lengths are measured by their shares of the length.
-        gram: the inner products of the rows. Gives the losses (N,) of which the tangents are made, from those without
-        the penalty.
+        k (d_{i+1} - d_i) of finite springs is put in; lengths are measured by their shares of the length. So each
+        inner pivot's weights of the two differences beside it are written. gram: the inner products of the rows.
+        Gives the losses (N,) of which the tangents are made, from those without the penalty.
         """
         decay, gaps = self.weight_decay, len(shares)
         squares = [gram[i][i] for i in range(gaps)]
@@ -107,9 +109,10 @@ class Frame:
         self.neighbours, self.columns = (self.path[:, 1:], self.path[:, :-1]), self.rows.mT
         self.gram, self.lengths = path.new_empty(bands, pivots + m, pivots + m), path.new_empty(bands, pivots - 1)
         self.spaced = path.new_empty(bands, pivots - 2, dim)
-        # written one number at a time, so on the CPU
-        self.pull = torch.tensor(forces.constant(pivots), dtype=path.dtype).repeat(bands, 1, 1)
-        self.hats = torch.zeros(bands, pivots - 2, pivots, dtype=path.dtype)
+        # written number by number as numpy's arrays
+        on_cpu = {"dtype": torch.float64, "device": "cpu"}
+        self.pull = torch.tensor(forces.constant(pivots), **on_cpu).repeat(bands, 1, 1)
+        self.hats = torch.zeros(bands, pivots - 2, pivots, **on_cpu)
 
     def nudge(self, losses: Tensor, shares: Sequence[list[float]]) -> list[list[float]]:
         """Find the forces, from the losses (b, N) and gradients of the pivots; gives the losses of `Forces.act`."""
