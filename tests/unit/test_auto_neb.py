@@ -371,6 +371,14 @@ def test_running_statistics_move_as_torch_moves_them():
     assert torch.equal(moved[:, : problem.dim], ends)
 
 
+def test_counters_of_inner_pivots_count_the_steps_of_a_band():
+    problem, ends = network(batch_norm=True)
+    arm = eb.Arm(buffers="coordinates", spacing="not-last")
+    lifted, path = as_arm(problem, eb.straight(*ends, 5), arm)
+    band = eb.neb(lifted, path, steps=1, learning_rate=0.01, batch_size=8, arm=arm)
+    assert band.path[:, -1].tolist() == [0, 1, 1, 1, 0]
+
+
 def test_a_minibatch_of_the_released_network_trains_and_its_ends_evaluate():
     problem, ends = network(batch_norm=True)
     rows = torch.arange(16)

@@ -77,6 +77,23 @@ def test_redistribution_spaces_keeps_the_ends_and_never_lengthens(seed):
     assert eb.segment_lengths(moved).sum() <= eb.segment_lengths(path).sum() * (1 + 1e-6)  # float32
 
 
+def test_a_pivot_that_coincides_with_an_end_is_spaced_again():
+    for seed in range(100):
+        path = noise(6, 3, seed=seed).abs().cumsum(0)  # turns by less than a right angle
+        for together in (0, 4):
+            start = path.clone()
+            start[together + 1] = start[together]
+            assert eb.spacing_error(eb.redistribute(start)) < 1e-3
+    same = path[:1].repeat(5, 1)  # and on a path without length nothing moves
+    assert torch.equal(eb.redistribute(same), same)
+
+
+def test_a_path_that_is_not_finite_is_not_spaced():
+    path = bent()
+    path[3, 0] = math.inf
+    assert eb.redistribute(path, passes=1)[1:-1].isnan().all()
+
+
 def test_an_anchor_stays_and_both_sides_are_spaced():
     path = bent()
     moved = eb.redistribute(path, anchor=3)
@@ -193,12 +210,12 @@ def test_an_unknown_rule_is_named():
 # --- forces ---------------------------------------------------------------------------------------------------------
 
 
-def forces(path, losses, gradient, arm=eb.CORRECTED, **how):
+def forces(path, losses, gradient, arm=eb.CORRECTED, shares=None, **how):
     """Minus the forces (m, P) on the moving pivots of a path (N, P), and the losses that the tangents are made of."""
     frame = Frame(path[None], Forces(arm, **how))
     frame.gradient[0] = gradient
     gaps = len(path) - 1
-    (losses,) = frame.nudge(losses[None], [[1 / gaps] * gaps])
+    (losses,) = frame.nudge(losses[None], [shares or [1 / gaps] * gaps])
     return (frame.pull.to(path) @ frame.rows)[0], losses
 
 
@@ -235,10 +252,11 @@ def test_pivots_that_lie_close_lose_no_digits():
     assert (single - exact).norm() < 1e-3 * exact.norm()
 
 
-def test_the_highest_pivot_climbs():
+@pytest.mark.parametrize("spring", [math.inf, 2.0], ids=["redistributed", "springs"])
+def test_the_highest_pivot_climbs_and_feels_no_spring(spring):
     path, losses, gradient = bent(5, 20), point(0, 1, 3, 2, 0), noise(3, 20, seed=3)
-    nudged, _ = forces(path, losses, gradient)
-    climbing, _ = forces(path, losses, gradient, climbing=True)
+    nudged, _ = forces(path, losses, gradient, spring=spring)
+    climbing, _ = forces(path, losses, gradient, climbing=True, spring=spring)
     torch.testing.assert_close(climbing[[0, 2]], nudged[[0, 2]])
     tangent = eb.tangents(path, losses)[1]
     # its force along the path is turned round
@@ -252,10 +270,19 @@ def test_springs_pull_along_the_path_towards_the_longer_gap():
     torch.testing.assert_close(-found, point(5 * (0.2 - 0.1), 0, 5 * (0.7 - 0.2), 0).view(2, 2))
 
 
+def test_springs_are_at_rest_where_gaps_have_their_shares():
+    path = torch.lerp(point(0, 0), point(1, 0), point(0, 0.1, 0.3, 1.0)[:, None])
+    found, _ = forces(path, point(0, 1, 2, 3), torch.zeros(2, 2, dtype=F64), shares=[0.1, 0.2, 0.7], spring=5.0)
+    assert found.abs().max() < 1e-12
+
+
 def test_mechanical_springs_and_gradients_act_in_full():
     path, gradient = bent(5, 20), noise(3, 20)
     found, _ = forces(path, noise(5), gradient, eb.Arm(force="mechanical"), spring=5.0)
     torch.testing.assert_close(-found, -gradient + 5 * (path[2:] - 2 * path[1:-1] + path[:-2]))
+    more = torch.cat([gradient, noise(1, 20, seed=4)])
+    moved, _ = forces(path, noise(5), more, eb.Arm(force="mechanical", last_end="moves"), spring=5.0)
+    torch.testing.assert_close(moved, torch.cat([found, more[-1:]]))  # no spring beyond the last end
 
 
 @pytest.mark.parametrize("decay", ["both", "gradient"])
@@ -315,15 +342,15 @@ def sequential_band(problem, path, steps, rate, momentum, decay, batch):
     return eb.redistribute(path)
 
 
-def test_a_band_is_the_sequential_loop_on_the_same_minibatches():
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_a_band_is_the_sequential_loop_on_the_same_minibatches(momentum):
     problem, ends = small_network()
+    how = {"steps": 15, "learning_rate": 0.1, "momentum": momentum, "weight_decay": 1e-2, "batch_size": 16}
     path = eb.straight(*ends, 7) + (math.pi * torch.linspace(0, 1, 7, dtype=F64)).sin()[:, None] * noise(problem.dim)
-    expected = sequential_band(problem, path, 15, 0.1, 0.9, 1e-2, 16)
-    band = eb.neb(problem, path, steps=15, learning_rate=0.1, weight_decay=1e-2, batch_size=16)
+    expected = sequential_band(problem, path, 15, 0.1, momentum, 1e-2, 16)
+    band = eb.neb(problem, path, **how)
     torch.testing.assert_close(band.path, expected, rtol=1e-8, atol=1e-10)  # roundings grow over 15 steps
-    single = eb.neb(
-        problem.to(dtype=torch.float32), path.float(), steps=15, learning_rate=0.1, weight_decay=1e-2, batch_size=16
-    )
+    single = eb.neb(problem.to(dtype=torch.float32), path.float(), **how)
     torch.testing.assert_close(single.path.double(), expected, rtol=1e-3, atol=1e-4)  # float32: 7 digits, 15 steps
 
 
@@ -524,6 +551,16 @@ def test_the_moved_last_end_gets_the_whole_gradient():
     torch.testing.assert_close(band.path[-1], path[-1] - 0.1 * point(1.0, 2.0) * path[-1])
 
 
+def test_the_released_last_step_is_that_of_its_forces_alone():
+    path = bent(6, 2)
+    points = path.clone().requires_grad_()
+    losses = DoubleWell()(points)
+    gradient = torch.autograd.grad(losses.sum(), points)[0]
+    across, _ = forces(path, losses.detach(), gradient[1:-1])
+    band = eb.neb(DoubleWell(), path, steps=1, learning_rate=0.02, arm=eb.Arm(spacing="not-last"))
+    torch.testing.assert_close(band.path[1:-1], path[1:-1] - 0.02 * across)
+
+
 def test_a_saved_path_is_spaced_and_the_released_last_step_is_not():
     a, b = point(-1, 0), point(1, 0)
     weights = point(0.1, 0.2, 0.4, 0.2, 0.1)
@@ -540,6 +577,17 @@ def test_a_band_that_diverges_says_so_and_gives_back_its_start():
     assert band.outcome == "diverged"
     assert torch.equal(band.path, start + 0.1)
     assert band.steps < 200  # it did not go on for long
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_no_saddle(loss):
+    class Hole(DoubleWell):
+        def __call__(self, theta):
+            return torch.where(theta[..., 0].abs() < 0.1, loss, super().__call__(theta))
+
+    band = eb.neb(Hole(), eb.straight(point(-1, 0), point(1, 0), 5), steps=1, learning_rate=0.02)
+    assert band.outcome == "diverged"
+    assert not band.saddles.isfinite().any()
 
 
 def test_a_band_whose_pivots_drift_apart_is_torn():
