@@ -83,7 +83,7 @@ def test_a_pivot_that_coincides_with_an_end_is_spaced_again():
         for together in (0, 4):
             start = path.clone()
             start[together + 1] = start[together]
-            assert eb.spacing_error(eb.redistribute(start)) < 1e-3
+            assert eb.spacing_error(eb.redistribute(start)) < 1e-3  # what `redistribute` promises
     same = path[:1].repeat(5, 1)  # and on a path without length nothing moves
     assert torch.equal(eb.redistribute(same), same)
 
@@ -237,9 +237,10 @@ def test_the_penalty_is_projected_with_the_gradient(rule, last_end):
     gradient = noise(8 if last_end == "moves" else 7, 50, seed=3)
     penalised = losses + 0.5 * 0.3 * path.square().sum(-1)
     across, levels = forces(path, losses, gradient, arm, weight_decay=0.3)
-    torch.testing.assert_close(point(*levels), penalised, rtol=1e-12, atol=0)
+    torch.testing.assert_close(point(*levels), penalised, rtol=1e-12, atol=0)  # float64, norms summed gap by gap
     expected, tangents = gradient + 0.3 * path[1 : 1 + len(gradient)], eb.tangents(path, penalised, rule)
     expected[:7] -= (expected[:7] * tangents).sum(-1, keepdim=True) * tangents  # a moving end has no tangent
+    # float64: products of 50 coordinates, divided by differences of losses that may be near each other
     torch.testing.assert_close(across, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -273,7 +274,7 @@ def test_springs_pull_along_the_path_towards_the_longer_gap():
 def test_springs_are_at_rest_where_gaps_have_their_shares():
     path = torch.lerp(point(0, 0), point(1, 0), point(0, 0.1, 0.3, 1.0)[:, None])
     found, _ = forces(path, point(0, 1, 2, 3), torch.zeros(2, 2, dtype=F64), shares=[0.1, 0.2, 0.7], spring=5.0)
-    assert found.abs().max() < 1e-12
+    assert found.abs().max() < 1e-12  # lengths of order 1 in float64
 
 
 def test_mechanical_springs_and_gradients_act_in_full():

@@ -134,12 +134,10 @@ def spaced_positions(
 def places(lengths: Sequence[float], weights: Sequence[float], anchor: int | None = None) -> list[tuple[int, float]]:
     """The gap, and the share of it, where each of N pivots belongs on a polyline with these lengths (N - 1,).
 
-    Gaps without length are passed over. A length that is not finite gives shares that are not: a band that has blown up
-    must not look well spaced.
+    Gaps without length are passed over. Where a length is not finite shares are NaN: a band that has blown up must not
+    look well spaced.
     """
     reached = _cumulative(lengths)
-    if not math.isfinite(reached[-1]):
-        return [(0, math.nan)] * len(reached)
     gap, found = 0, []
     for target in _targets(reached, _cumulative(weights), anchor):
         while gap < len(lengths) - 1 and (target > reached[gap + 1] or reached[gap] == reached[gap + 1]):
