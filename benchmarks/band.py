@@ -4,6 +4,7 @@ import torch
 
 from benchmarks.measure import Speed, must_agree, paired_seconds, synthetic
 from lossatlas.elastic_band import geometry, neb
+from lossatlas.minibatches import endless_rows
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 
@@ -51,10 +52,10 @@ class Case:
 
     def one_after_another(self) -> torch.Tensor:
         """The same by the plain loop over pivots, in the order in which the paper tells it."""
-        generator = torch.Generator().manual_seed(0)
+        batches = endless_rows(self.problem.rows, self.batch, [torch.Generator().manual_seed(0)])
         path, velocity = self.path.clone(), torch.zeros_like(self.path[1:-1])
         for _ in range(self.steps):
-            batch = self.problem.minibatch(self.batch, generator)
+            batch = self.problem.on(next(batches)[0])
             points = [p.clone().requires_grad_() for p in path]
             losses = torch.stack([batch(p) + 0.5 * DECAY * p.square().sum() for p in points])
             gradients = torch.stack(torch.autograd.grad(losses.sum(), points))[1:-1]

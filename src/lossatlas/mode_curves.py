@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
+from lossatlas.minibatches import endless_rows
 
 
 def bezier(t: Tensor) -> Tensor:
@@ -102,14 +103,13 @@ def train(
     """
     if ends.dim() != 3 or ends.shape[1] != 2:
         raise LossAtlasError(f"curves need pairs of ends (m, 2, P), not {tuple(ends.shape)}")
-    if recipe.batch_size is not None and recipe.batch_size > problem.rows:
-        raise LossAtlasError(f"batch_size {recipe.batch_size} is larger than the data set ({problem.rows} rows)")
+    batches = None if recipe.batch_size is None else endless_rows(problem.rows, recipe.batch_size, [generator])
     rate = torch.as_tensor(learning_rate, dtype=ends.dtype, device=ends.device).expand(len(ends))
     control = straight(ends).clone()
     velocity = torch.zeros_like(control[:, 1])
     diverged_at = torch.full((len(ends),), -1, device=ends.device)
     for step in range(recipe.steps):
-        part = problem if recipe.batch_size is None else problem.minibatch(recipe.batch_size, generator)
+        part = problem.on(next(batches)[0]) if batches else problem
         t = (torch.arange(recipe.points_per_step) + torch.rand(recipe.points_per_step, generator=generator)).to(ends)
         t = t / recipe.points_per_step
         slope = bend_gradient(part, recipe.kind, control, t, recipe.weight_decay)

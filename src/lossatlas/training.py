@@ -21,8 +21,8 @@ from torch.optim.sgd import sgd
 
 from lossatlas import ensemble
 from lossatlas.errors import LossAtlasError
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.perceptron import Perceptron
-from lossatlas.seeds import seed
 
 SAVE_SECONDS = 20.0  # how much work a kill may cost
 
@@ -127,24 +127,6 @@ class Store(Protocol):
     def save(self, state: dict[str, Any]) -> None: ...
 
 
-def minibatch_rows(rows: int, batch_size: int, orders: Sequence[int], epoch: int) -> Iterator[Tensor]:
-    """Row indices of each minibatch of an epoch: (batch,) if all members share one order, else (k, batch).
-
-    An order is named by an integer and is a fresh permutation each epoch, drawn from (order, epoch) alone; an
-    incomplete last minibatch is dropped.
-    """
-    permutations = {}
-    for order in dict.fromkeys(orders):
-        generator = torch.Generator().manual_seed(seed("order", order, epoch))
-        permutations[order] = torch.randperm(rows, generator=generator)
-    if len(permutations) == 1:
-        table = next(iter(permutations.values()))
-    else:
-        table = torch.stack([permutations[order] for order in orders])
-    for start in range(0, rows - batch_size + 1, batch_size):
-        yield table[..., start : start + batch_size]
-
-
 def steps_per_epoch(problem, recipe: Recipe) -> int:
     """Steps between two fresh permutations of the rows; 1 where a step sees all of the problem."""
     if recipe.batch_size is None:
@@ -247,7 +229,7 @@ def _epoch(problem, recipe: Recipe, orders: Sequence[int], epoch: int, steps: in
         return
     batches = minibatch_rows(problem.rows, recipe.batch_size, orders, epoch)
     for _, rows in zip(range(steps), batches, strict=False):
-        yield problem.on(rows.to(problem.x.device))
+        yield problem.on(rows)
 
 
 Slope = Callable[[Any, Tensor], tuple[Tensor, Tensor]]

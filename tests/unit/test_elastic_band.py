@@ -1,12 +1,13 @@
 """The geometry of paths, tangents, and bands on surfaces whose answer is known."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
 from lossatlas import elastic_band as eb
-from lossatlas.elastic_band.band import draw, slopes_of
+from lossatlas.elastic_band.band import seen, slopes_of
 from lossatlas.elastic_band.step import Forces, Frame
 from lossatlas.errors import LossAtlasError
 from lossatlas.problems import CurvyValley, DoubleWell, MuellerBrown, Quadratic, Ring
@@ -293,7 +294,7 @@ def test_losses_and_gradients_belong_together_if_both_contain_the_penalty(decay)
 
     def evaluate(path):
         frame = Frame(path[None], Forces(arm, 0.3, spring=0.0))
-        losses = frame.nudge(slopes_of(problem, frame, None, arm)(problem, problem), [[0.25] * 4])
+        losses = frame.nudge(slopes_of(problem, frame, None, arm)(None), [[0.25] * 4])
         return point(*losses[0]), (frame.pull @ frame.rows)[0]
 
     losses, gradient = evaluate(path)
@@ -321,8 +322,11 @@ def sequential_band(problem, path, steps, rate, momentum, decay, batch):
     """The definition, pivot by pivot: Draxler et al. 2018, Alg. 1, with Henkelman and Jónsson's tangent."""
     generator = torch.Generator().manual_seed(0)
     path, velocity = path.clone(), [torch.zeros(problem.dim, dtype=F64) for _ in path]
+    rest = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
-        part = problem.minibatch(batch, generator)
+        if len(rest) < batch:
+            rest = torch.randperm(problem.rows, generator=generator)
+        part, rest = problem.on(rest[:batch]), rest[batch:]
         losses, slopes = [], []
         for pivot in path:
             pivot = pivot.clone().requires_grad_()
@@ -470,8 +474,8 @@ class Recording:
     def __init__(self, seen=None, rows=()):
         self.seen, self.asked = ([] if seen is None else seen), rows
 
-    def minibatch(self, size, generator):
-        return Recording(self.seen, tuple(torch.randperm(self.rows, generator=generator)[:size].tolist()))
+    def on(self, rows):
+        return Recording(self.seen, tuple(rows.flatten().tolist()))
 
     def __call__(self, theta):
         self.seen.append((theta.numel() // 2, self.asked, theta.requires_grad))
@@ -491,12 +495,32 @@ def test_all_pivots_and_both_ends_of_a_step_see_one_minibatch_and_the_cost_count
     assert band.cost.sample_gradients == 3 * 10 * (4 + 2 / 3)
 
 
-def test_each_pivot_sees_a_minibatch_of_its_own_where_the_arm_says_so():
+def test_each_pivot_sees_the_next_minibatch_where_the_arm_says_so():
+    problem = Recording()
+    path = eb.straight(point(-1, 0), point(1, 0), 6)
+    eb.neb(problem, path, steps=2, learning_rate=0.01, batch_size=10, arm=eb.Arm(minibatch="own"))
+    steps = [inner + ends for (_, inner, _), (_, ends, _) in pairwise(problem.seen)][::2]
+    assert [len(rows) for rows in steps] == [60, 60]
+    # of 100 rows the first step takes 60, the second the other 40 and then some in a new order
+    assert len(set(steps[0])) == 60
+    assert len(set(steps[1]) - set(steps[0])) >= 40
+
+
+def test_own_minibatches_of_a_network_are_rows_of_the_data_one_set_for_each_pivot():
     problem, _ = small_network()
-    inner, ends = draw(problem, 8, 5, eb.Arm(minibatch="own"), [torch.Generator().manual_seed(0)])
-    rows = torch.cat([inner.x, ends.x])
-    assert rows.shape == (5, 8, 4)
-    assert len({tuple(own.flatten().tolist()) for own in rows}) == 5
+    rows = torch.arange(40).view(1, 5, 8)
+    inner, ends = seen(problem, rows, eb.Arm(minibatch="own"))
+    assert torch.equal(inner.x, problem.x[8:32].view(3, 8, 4))
+    assert torch.equal(ends.y, problem.y[[*range(8), *range(32, 40)]].view(2, 8))
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_band_can_be_differentiated_through_like_any_tensor(steps):
+    problem, ends = small_network()
+    path = eb.neb(problem, eb.straight(*ends, 5), steps=steps, learning_rate=0.1, batch_size=8).path
+    pivot = path[2].requires_grad_()
+    (slope,) = torch.autograd.grad(pivot.square().sum(), pivot)
+    assert torch.equal(slope, 2 * path[2])
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from lossatlas import training
 from lossatlas.checkpoint import Checkpoint
 from lossatlas.ensemble import Layout
 from lossatlas.errors import LossAtlasError
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.problems import Booth, Quadratic, Rosenbrock
 from lossatlas.problems.architectures import cnn, mlp
 from lossatlas.problems.network import NetworkProblem, initial
-from lossatlas.training import OPTIMIZERS, Recipe, minibatch_rows, steps_per_epoch, train
+from lossatlas.training import OPTIMIZERS, Recipe, steps_per_epoch, train
 
 ROWS = 26
 

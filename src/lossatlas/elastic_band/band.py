@@ -6,8 +6,9 @@ and the pivots are redistributed along the path after each step. The mechanical 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from lossatlas.elastic_band import geometry
 from lossatlas.elastic_band.arms import CORRECTED, Arm
 from lossatlas.elastic_band.step import Forces, Frame, highest, moving
 from lossatlas.errors import LossAtlasError
+from lossatlas.minibatches import endless_rows
 from lossatlas.perceptron import Perceptron
 from lossatlas.problems.network import NetworkProblem
 
@@ -90,11 +92,11 @@ def neb(
 ) -> Band:
     """Move the inner pivots of a path (N, P) by SGD with momentum; the ends stay bit by bit.
 
-    problem: anything that follows `lossatlas.problems.Problem`; with a batch_size it is asked for a `minibatch` in
-    each step. weights (N - 1,): the gaps' shares of the length. spring: the constant k of the springs, where infinity
-    means redistribution. climbing: the highest inner pivot climbs along the path, to the saddle. Raises
-    `LossAtlasError` for a batch larger than the data set, a path of fewer than three pivots, or a weight that is not
-    positive.
+    problem: anything that follows `lossatlas.problems.Problem`; with a batch_size, one that has `rows` is put `on` the
+    next minibatch of them in each step (`lossatlas.minibatches.endless_rows`). weights (N - 1,): the gaps' shares of
+    the length. spring: the constant k of the springs, where infinity means redistribution. climbing: the highest inner
+    pivot climbs along the path, to the saddle. Raises `LossAtlasError` for a batch larger than the data set, a path of
+    fewer than three pivots, or a weight that is not positive.
     """
     _check(problem, path, weights, batch_size)
     return _together(
@@ -175,15 +177,17 @@ def _together(
     """
     weights = geometry.equal_weights(path) if weights is None else weights
     shares, redistributes = weights.tolist(), spring == math.inf and arm.force == "neb"
+    batches = _batches(problem, batch_size, path.shape[1], arm, generators)
+    advances = hasattr(problem, "advanced")
+    watch = _Watch(stop, len(path))
     frame = Frame(path, Forces(arm, weight_decay, spring, climbing))
     slopes = slopes_of(problem, frame, batch_size, arm)
-    watch = _Watch(stop, len(path))
     while watch.steps < steps and not watch.ended:
-        inner, ends = draw(problem, batch_size, path.shape[1], arm, generators)
-        losses = frame.nudge(slopes(inner, ends), shares)
+        rows = next(batches)
+        losses = frame.nudge(slopes(rows), shares)
         watch.note(losses)
-        if hasattr(inner, "advanced"):
-            frame.moving[0] = inner.advanced(frame.moving[0])
+        if advances:
+            frame.moving[0] = seen(problem, rows, arm)[0].advanced(frame.moving[0])
         frame.move(momentum, learning_rate)
         if redistributes and (arm.spacing == "always" or watch.steps < steps):
             frame.respace(shares, highest(losses[0]) if climbing else None)
@@ -204,14 +208,12 @@ def _check(problem, path: Tensor, weights: Tensor | None, batch_size: int | None
         raise LossAtlasError(f"a band needs a path (3 or more pivots, {problem.dim}), not {tuple(path.shape)}")
     if weights is not None and not (weights > 0).all():
         raise LossAtlasError("every gap of a band needs a share of its length above 0: see `weights`")
-    if batch_size is not None and batch_size > getattr(problem, "rows", batch_size):
-        raise LossAtlasError(f"batch_size {batch_size} is larger than the data set ({problem.rows} rows)")
 
 
 def step_rows(problem, batch_size: int | None) -> int:
     """Rows of a problem that a step sees; an analytic problem has one."""
-    sampled = batch_size is not None and hasattr(problem, "minibatch")
-    return batch_size if sampled else getattr(problem, "rows", 1)
+    rows = getattr(problem, "rows", 1)
+    return batch_size if batch_size is not None and hasattr(problem, "on") else rows
 
 
 def _chunk(problem, path: Tensor, rows: int) -> int | None:
@@ -222,29 +224,37 @@ def _chunk(problem, path: Tensor, rows: int) -> int | None:
     return max(1, budget // (problem.row_numel * rows * path.element_size()))
 
 
-def draw(problem, batch_size: int | None, pivots: int, arm: Arm, generators: Sequence[torch.Generator]):
-    """The problem of a step as the moving pivots of all bands see it, and as their ends do.
+def _batches(
+    problem, batch_size: int | None, pivots: int, arm: Arm, generators: Sequence[torch.Generator]
+) -> Iterator[Tensor | None]:
+    """The rows of each step, each band's by its generator; None where a step sees all of the problem.
 
-    Both see one minibatch (so that neighbours can be compared), unless the arm gives each pivot its own. Each band
-    draws by its own generator. A problem with an `ends` shows that to the ends where the arm asks for it: the same
-    rows, in evaluation mode.
+    (b, n), or (b, N, n) where the arm gives each pivot its own: the next minibatch, as in the released code.
     """
-    if batch_size is None or not hasattr(problem, "minibatch"):
+    if batch_size is None or not hasattr(problem, "on"):
+        return repeat(None)
+    shared = endless_rows(problem.rows, batch_size, generators)
+    return shared if arm.minibatch == "shared" else map(_abreast, zip(*[shared] * pivots, strict=True))
+
+
+def _abreast(batches: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(batches), 1)
+
+
+def seen(problem, rows: Tensor | None, arm: Arm):
+    """The problem on the rows of a step as the moving pivots of all bands see it, and as their ends do.
+
+    Both see one minibatch (so that neighbours can be compared), rows (1, n), unless the arm gives each pivot its own,
+    (b, N, n). A problem with an `ends` shows that to the ends where the arm asks for it: the same rows, in evaluation
+    mode.
+    """
+    if rows is None:
         inner = ends = problem
     elif arm.minibatch == "own":
-        bands = [[_rows(problem, batch_size, g) for _ in range(pivots)] for g in generators]
-        rows = torch.stack([torch.stack(own) for own in bands])
-        inner, ends = (problem.on(own.flatten(0, 1).to(problem.x.device)) for own in _split(rows, arm))
-    elif len(generators) == 1:
-        inner = ends = problem.minibatch(batch_size, generators[0])
+        inner, ends = (problem.on(own.flatten(0, 1)) for own in _split(rows, arm))
     else:
-        rows = torch.stack([_rows(problem, batch_size, g) for g in generators])
-        inner = ends = problem.on(rows.to(problem.x.device))
+        inner = ends = problem.on(rows[0])
     return inner, getattr(ends, "ends", ends) if arm.mode == "ends-eval" else ends
-
-
-def _rows(problem, batch_size: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(problem.rows, generator=generator)[:batch_size]
 
 
 def _split(path: Tensor, arm: Arm) -> tuple[Tensor, Tensor]:
@@ -252,26 +262,33 @@ def _split(path: Tensor, arm: Arm) -> tuple[Tensor, Tensor]:
     return path[:, moving(arm)], path[:, :1] if arm.last_end == "moves" else path[:, [0, -1]]
 
 
-def slopes_of(problem, frame: Frame, batch_size: int | None, arm: Arm) -> Callable[..., Tensor]:
-    """What `draw` gives -> losses (b, N) of the frame's paths as they stand; the gradients go to the frame.
+def _in_one_pass(problem, batch_size: int | None, arm: Arm) -> Perceptron | None:
+    """The perceptron whose ends and moving pivots see the same rows in the same way, so that one pass does for all."""
+    one_mode = arm.mode == "one" or not hasattr(problem, "ends")
+    one_batch = batch_size is None or arm.minibatch == "shared"
+    return Perceptron.of(problem) if one_mode and one_batch else None
+
+
+def slopes_of(problem, frame: Frame, batch_size: int | None, arm: Arm) -> Callable[[Tensor | None], Tensor]:
+    """The rows of a step -> losses (b, N) of the frame's paths as they stand; the gradients go to the frame.
 
     The next call may overwrite what one gave.
     """
-    perceptron = Perceptron.of(problem)
-    one_mode = arm.mode == "one" or not hasattr(problem, "ends")
-    if perceptron and one_mode and (batch_size is None or arm.minibatch == "shared"):
+    if perceptron := _in_one_pass(problem, batch_size, arm):
         gradient = frame.gradient.contiguous()  # of several bands a copy
         run = perceptron.prepare(frame.path, gradient, step_rows(problem, batch_size), first=1)
 
-        def together(inner, ends) -> Tensor:
-            losses = run(*_of_each_band(inner, len(frame.path)))
+        def together(rows: Tensor | None) -> Tensor:
+            losses = run(*_of_each_band(problem, rows, len(frame.path)))
             frame.gradient.copy_(gradient)
             return losses
 
         return together
+    perceptron = Perceptron.of(problem)
     chunk = _chunk(problem, frame.path, step_rows(problem, batch_size))
 
-    def apart(inner, ends) -> Tensor:
+    def apart(rows: Tensor | None) -> Tensor:
+        inner, ends = seen(problem, rows, arm)
         free, fixed = _split(frame.path, arm)
         members = free.flatten(0, 1)
         if perceptron:
@@ -286,10 +303,13 @@ def slopes_of(problem, frame: Frame, batch_size: int | None, arm: Arm) -> Callab
     return apart
 
 
-def _of_each_band(problem, bands: int) -> tuple[Tensor, Tensor]:
-    """The rows (b, n, ...) and labels (b, n) that all pivots of a band see."""
+def _of_each_band(problem, rows: Tensor | None, bands: int) -> tuple[Tensor, Tensor]:
+    """Inputs (b, n, ...) and labels (b, n) of the rows (b, n) that all pivots of a band see."""
     x, y = problem.x, problem.y
-    return (x, y) if problem.own_rows else (x.expand(bands, *x.shape), y.expand(bands, *y.shape))
+    if rows is None:
+        return x.expand(bands, *x.shape), y.expand(bands, *y.shape)
+    flat = rows.flatten().to(x.device)
+    return x.index_select(0, flat).view(*rows.shape, -1), y.index_select(0, flat).view(rows.shape)
 
 
 class _Watch:

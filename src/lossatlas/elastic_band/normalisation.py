@@ -57,9 +57,6 @@ class EvaluatedEnds:
     def on(self, rows: Tensor) -> "EvaluatedEnds":
         return EvaluatedEnds(self.problem.on(rows), self.given)
 
-    def minibatch(self, size: int, generator: torch.Generator) -> "EvaluatedEnds":
-        return EvaluatedEnds(self.problem.minibatch(size, generator), self.given)
-
 
 @dataclass(frozen=True, eq=False)
 class WithBuffers:
@@ -106,9 +103,6 @@ class WithBuffers:
 
     def on(self, rows: Tensor) -> "WithBuffers":
         return WithBuffers(self.problem.on(rows), training=True)
-
-    def minibatch(self, size: int, generator: torch.Generator) -> "WithBuffers":
-        return WithBuffers(self.problem.minibatch(size, generator), training=True)
 
     def blocks(self, members: int = 1) -> list["WithBuffers"]:
         return [WithBuffers(block) for block in replace(self.problem, moments=self.read).blocks(members)]

@@ -117,7 +117,8 @@ class NetworkProblem:
         return self.example_losses(self.logits(members)).mean(-1).view(theta.shape[:-1])
 
     def on(self, rows: Tensor) -> "NetworkProblem":
-        """The same network on some rows: (m,) for all members, or (k, m), a set for each member."""
+        """The same network on some rows, on any device: (m,) for all members, or (k, m), a set for each member."""
+        rows = rows.to(self.x.device)
         if self.own_rows:
             members = torch.arange(len(self.y), device=rows.device)[:, None]
             return replace(self, x=self.x[members, rows], y=self.y[members, rows])
@@ -128,7 +129,7 @@ class NetworkProblem:
 
     def minibatch(self, size: int, generator: torch.Generator) -> "NetworkProblem":
         """The same network on `size` rows, drawn without replacement and shared by all members."""
-        return self.on(torch.randperm(self.rows, generator=generator)[:size].to(self.x.device))
+        return self.on(torch.randperm(self.rows, generator=generator)[:size])
 
     def blocks(self, members: int = 1) -> list["NetworkProblem"]:
         """Row blocks whose activations fit the cache; one block where rows depend on each other."""

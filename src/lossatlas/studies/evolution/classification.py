@@ -17,12 +17,13 @@ from torch import Tensor
 from lossatlas import data, ensemble, evolution, smoothing
 from lossatlas.errors import LossAtlasError
 from lossatlas.evolution import evostrats, pepg, safe_mutation
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.perceptron import Perceptron
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.seeds import seed
 from lossatlas.studies.evolution.laws import _columns, cosine
-from lossatlas.training import Store, minibatch_rows
+from lossatlas.training import Store
 
 FALL, STAGES = 0.75, 12  # as published: times 3/4 every 1000 of 12 000 steps
 BACKWARD = 2  # forward passes that a backward pass counts as

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas import data
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.progress import progress
 from lossatlas.seeds import seed
@@ -22,7 +23,6 @@ from lossatlas.studies.teleport.descent import Descent, members
 from lossatlas.teleport import Ascent, BestOf, Corner, shifted, teleport
 from lossatlas.teleport.general_linear import GeneralLinear
 from lossatlas.teleport.groups import PositiveScaling
-from lossatlas.training import minibatch_rows
 
 LONG = 6  # 1875 / 313
 LAYER_RATE = 67.0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lossatlas import data, ensemble
 from lossatlas.interpolation import sweep
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.progress import progress
@@ -23,7 +24,6 @@ from lossatlas.studies.teleport.descent import Descent, members
 from lossatlas.teleport import Ascent, Balance, BestOf, Corner, Search, Teleported, shifted, teleport
 from lossatlas.teleport.general_linear import GeneralLinear, exponential
 from lossatlas.teleport.groups import PositiveScaling
-from lossatlas.training import minibatch_rows
 
 LEAST_LOSS = 1e-12  # added where logarithms of losses are averaged
 
