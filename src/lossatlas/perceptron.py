@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from lossatlas import ensemble
@@ -34,12 +33,11 @@ class Prepared:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean losses (g, k), overwritten by the next call, on the rows x (g, n, ...) with labels y (g, n)."""
-        x = x.flatten(2)
-        with torch.no_grad():
-            # the part of the last layer's gradient that does not depend on the outputs, features first
-            self.targets.zero_().scatter_(1, y[:, None], -1 / y.shape[1])
-            for groups, run in self.passes:
-                run(x[groups])
+        x = x.detach().flatten(2)
+        # the part of the last layer's gradient that does not depend on the outputs, features first
+        self.targets.zero_().scatter_(1, y[:, None], -1 / y.shape[1])
+        for groups, run in self.passes:
+            run(x[groups])
         return self.losses
 
 
@@ -96,13 +94,14 @@ class Perceptron:
             return losses[0], gradients[0]
         first, last, _ = wanted.indices(theta.shape[1])
         gradients = theta.new_empty(len(theta), last - first, theta.shape[2])
-        return self.prepare(theta.detach().contiguous(), gradients, y.shape[1], first)(x, y), gradients
+        return self.prepare(theta.contiguous(), gradients, y.shape[1], first)(x, y), gradients
 
     def prepare(self, theta: Tensor, gradients: Tensor, rows: int, first: int = 0) -> Prepared:
         """`gradient` for parameters theta (g, k, P) that change in place, on so many rows a call.
 
         gradients (g, m, P): where those of the members first ... first + m - 1 are written. Both are contiguous.
         """
+        theta, gradients = theta.detach(), gradients.detach()
         g, k, m = *theta.shape[:2], gradients.shape[1]
         targets, losses = theta.new_empty(g, self.widths[-1], rows), theta.new_empty(g, k)
         passes = []

@@ -124,14 +124,13 @@ class _First:
     def __init__(self, run: Pass, layer: Layer, y: Tensor):
         members, out, features = layer.weight.shape
         self.weight = run.buffer("first weight", run.g, run.k * out, features)
-        self.bias = run.buffer("first bias", run.g, run.k * out, 1)
-        self.staged = (self.weight.view(members, out, -1), layer.weight), (self.bias.view(members, out, 1), layer.bias)
+        self.staged = (self.weight.view(members, out, features), layer.weight), (y, layer.bias)
         self.y = y.view(run.g, -1, run.n)
 
     def forward(self, x: Tensor) -> None:
         for copy, parameters in self.staged:
             copy.copy_(parameters)
-        torch.baddbmm(self.bias, self.weight, x.mT, out=self.y)
+        self.y.baddbmm_(self.weight, x.mT)
 
     def wants(self, run: Pass, slope: Tensor, to: Layer) -> None:
         """Prepare for `backward`: the gradient of the outputs, and where those of the parameters go."""
@@ -224,19 +223,19 @@ class _CrossEntropy:
     def __init__(self, run: Pass, y: Tensor, targets: Tensor, losses: Tensor):
         self.y, self.targets = y.view(run.g, run.k, -1, run.n), targets[:, None]
         self.flat, self.flat_targets = self.y.flatten(2), targets.view(run.g, -1, 1)
-        self.total, self.log_total = (run.buffer(name, run.g, run.k, 1, run.n) for name in ("total", "log total"))
+        self.flat_total, self.log_total = (run.buffer(name, run.g, run.k, run.n) for name in ("total", "log total"))
+        self.total = self.flat_total[:, :, None]
         self.mean = y.new_full((run.g, run.n, 1), 1 / run.n)
-        self.loss, self.losses = run.buffer("loss", run.g, run.k, 1), losses.unsqueeze(2)
+        self.losses = losses.unsqueeze(2)
         self.n = run.n
 
     def forward(self) -> None:
         y = self.y
         y.sub_(torch.amax(y, 2, keepdim=True, out=self.total))
-        torch.bmm(self.flat, self.flat_targets, out=self.loss)
+        torch.bmm(self.flat, self.flat_targets, out=self.losses)
         torch.sum(y.exp_(), 2, keepdim=True, out=self.total)
-        torch.log(self.total, out=self.log_total)
-        torch.baddbmm(self.loss, self.log_total[:, :, 0], self.mean, out=self.loss)
-        self.losses.copy_(self.loss)
+        torch.log(self.flat_total, out=self.log_total)
+        torch.baddbmm(self.losses, self.log_total, self.mean, out=self.losses)
 
     def wants(self, run: Pass, slope: Tensor) -> None:
         """Prepare for `backward`, which writes the gradient of the outputs to `slope`."""

@@ -180,22 +180,23 @@ def _together(
     batches = _batches(problem, batch_size, path.shape[1], arm, generators)
     advances = hasattr(problem, "advanced")
     watch = _Watch(stop, len(path))
-    frame = Frame(path, Forces(arm, weight_decay, spring, climbing))
-    slopes = slopes_of(problem, frame, batch_size, arm)
-    while watch.steps < steps and not watch.ended:
-        rows = next(batches)
-        losses = frame.nudge(slopes(rows), shares)
-        watch.note(losses)
-        if advances:
-            frame.moving[0] = seen(problem, rows, arm)[0].advanced(frame.moving[0])
-        frame.move(momentum, learning_rate)
-        if redistributes and (arm.spacing == "always" or watch.steps < steps):
-            frame.respace(shares, highest(losses[0]) if climbing else None)
-    if redistributes and arm.spacing == "always" and not climbing:
-        geometry.redistribute_(frame.path, weights)
+    with torch.inference_mode(_in_one_pass(problem, batch_size, arm) is not None):  # which needs no graph
+        frame = Frame(path, Forces(arm, weight_decay, spring, climbing))
+        slopes = slopes_of(problem, frame, batch_size, arm)
+        while watch.steps < steps and not watch.ended:
+            rows = next(batches)
+            losses = frame.nudge(slopes(rows), shares)
+            watch.note(losses)
+            if advances:
+                frame.moving[0] = seen(problem, rows, arm)[0].advanced(frame.moving[0])
+            frame.move(momentum, learning_rate)
+            if redistributes and (arm.spacing == "always" or watch.steps < steps):
+                frame.respace(shares, highest(losses[0]) if climbing else None)
+        if redistributes and arm.spacing == "always" and not climbing:
+            geometry.redistribute_(frame.path, weights)
     bands = []
     m = frame.moving.shape[1]
-    for one, before, own, saddles in zip(frame.path, path, weights, watch.of_each(), strict=True):
+    for one, before, own, saddles in zip(frame.path.clone(), path, weights, watch.of_each(), strict=True):
         samples = len(saddles) * step_rows(problem, batch_size)
         became = outcome(one, own, saddles)
         cost = Cost(samples * m, samples * (path.shape[1] - m))

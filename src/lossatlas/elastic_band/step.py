@@ -55,20 +55,23 @@ class Forces:
                 row[i + 1] -= self.spring
         return rows
 
-    def act(self, into: np.ndarray, gram: list[list[float]], losses: list[float], shares: list[float]) -> list[float]:
+    def act(
+        self, into: np.ndarray, gram: list[list[float]], losses: list[float], shares: list[float], start: float
+    ) -> list[float]:
         """Bring `into` (m, N + m), which began as `constant`, to minus the forces: combinations of a `Frame`'s rows.
 
         What lies along the tangent is taken out of the gradient (at a climbing pivot twice), and the force
         k (d_{i+1} - d_i) of finite springs is put in; lengths are measured by their shares of the length. So each
-        inner pivot's weights of the two differences beside it are written. gram: the inner products of the rows.
-        Gives the losses (N,) of which the tangents are made, from those without the penalty.
+        inner pivot's weights of the two differences beside it are written. gram (N - 1, N + m): the inner products of
+        the differences with the rows; start: |p_0|². Gives the losses (N,) of which the tangents are made, from those
+        without the penalty.
         """
         decay, gaps = self.weight_decay, len(shares)
         squares = [gram[i][i] for i in range(gaps)]
-        outward = [gram[-1][i] + sum(gram[i][:i]) for i in range(gaps)]  # p_i . D_i
+        outward = [row[-1] + sum(row[:i]) for i, row in enumerate(gram)]  # p_i . D_i
         if decay and self.arm.decay == "both":
             changes = [2 * along + square for along, square in zip(outward, squares, strict=True)]
-            norms = accumulate(changes, initial=gram[-1][-1])  # |p_{i+1}|² = |p_i|² + 2 p_i . D_i + |D_i|²
+            norms = accumulate(changes, initial=start)  # |p_{i+1}|² = |p_i|² + 2 p_i . D_i + |D_i|²
             losses = [loss + 0.5 * decay * norm for loss, norm in zip(losses, norms, strict=True)]
         if self.arm.force == "mechanical":
             return losses
@@ -76,9 +79,8 @@ class Forces:
         neighbours = [gram[i][i + 1] for i in range(gaps - 1)]
         climber = highest(losses) if self.climbing else None
         for i, (a, b) in enumerate(geometry.tangent_coefficients(losses, lengths, neighbours, self.arm.tangent)):
-            gradient = gram[gaps + i]
-            back = gradient[i] + decay * (outward[i] + squares[i])
-            forth = gradient[i + 1] + decay * outward[i + 1]
+            back = gram[i][gaps + i] + decay * (outward[i] + squares[i])
+            forth = gram[i + 1][gaps + i] + decay * outward[i + 1]
             along = a * back + b * forth
             if i + 1 == climber:
                 along *= 2
@@ -106,19 +108,20 @@ class Frame:
         self.rows = path.new_empty(bands, pivots + m, dim)
         self.differences, self.gradient, first = self.rows.split([pivots - 1, m, 1], 1)
         first.copy_(self.path[:, :1])
+        self.starts = first.double().square().sum((1, 2)).tolist()
         self.neighbours, self.columns = (self.path[:, 1:], self.path[:, :-1]), self.rows.mT
-        self.gram, self.lengths = path.new_empty(bands, pivots + m, pivots + m), path.new_empty(bands, pivots - 1)
+        self.gram, self.lengths = path.new_empty(bands, pivots - 1, pivots + m), path.new_empty(bands, pivots - 1)
         self.spaced = path.new_empty(bands, pivots - 2, dim)
-        # written number by number as numpy's arrays
-        on_cpu = {"dtype": torch.float64, "device": "cpu"}
+        # written number by number as numpy's arrays, which know no shorter numbers
+        on_cpu = {"dtype": torch.promote_types(path.dtype, torch.float32), "device": "cpu"}
         self.pull = torch.tensor(forces.constant(pivots), **on_cpu).repeat(bands, 1, 1)
         self.hats = torch.zeros(bands, pivots - 2, pivots, **on_cpu)
 
     def nudge(self, losses: Tensor, shares: Sequence[list[float]]) -> list[list[float]]:
         """Find the forces, from the losses (b, N) and gradients of the pivots; gives the losses of `Forces.act`."""
         torch.sub(*self.neighbours, out=self.differences)
-        grams = torch.bmm(self.rows, self.columns, out=self.gram).tolist()
-        bands = zip(self.pull.numpy(), grams, losses.tolist(), shares, strict=True)
+        grams = torch.bmm(self.differences, self.columns, out=self.gram).tolist()
+        bands = zip(self.pull.numpy(), grams, losses.tolist(), shares, self.starts, strict=True)
         return [self.forces.act(*band) for band in bands]
 
     def move(self, momentum: float, rates: Tensor) -> None:
