@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import Speed, must_agree, paired_seconds, synthetic
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
-from lossatlas.training import Recipe, minibatch_rows, train
+from lossatlas.training import Recipe, train
 
 MEMBERS = 16
 LEARNING_RATE = 0.05

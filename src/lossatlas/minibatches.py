@@ -1,4 +1,4 @@
-"""The rows of minibatches: each row of a data set once, in a fresh order, before any comes again."""
+"""The rows of minibatches: all that fit of a data set, each once, before there is a fresh order."""
 
 from collections.abc import Iterator, Sequence
 

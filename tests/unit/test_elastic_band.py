@@ -546,6 +546,20 @@ def test_bands_that_step_together_go_the_ways_that_each_goes_alone(arm, rows):
         assert (band.steps, band.cost, band.outcome) == (alone.steps, alone.cost, alone.outcome)
 
 
+@pytest.mark.parametrize("batch", [None, 8])
+def test_bands_may_have_data_of_their_own(batch):
+    problem, ends = small_network()
+    own = torch.stack([torch.arange(20), torch.arange(20, 40)])
+    paths = torch.stack([eb.straight(*ends, 5), 2 * eb.straight(*ends, 5)]) + 0.1 * noise(2, 5, problem.dim)
+    how = {"steps": 30, "learning_rate": 0.05, "batch_size": batch}
+    bands = eb.nebs(problem.on(own), paths, generators=[torch.Generator().manual_seed(i) for i in range(2)], **how)
+    for i, band in enumerate(bands):
+        alone = eb.neb(problem.on(own[i]), paths[i], generator=torch.Generator().manual_seed(i), **how)
+        # 1e-9: thirty steps of float64 roundings
+        torch.testing.assert_close(band.path, alone.path, rtol=1e-9, atol=1e-9)
+        assert band.cost == alone.cost
+
+
 def test_a_band_that_diverges_leaves_those_beside_it_alone():
     problem, ends = small_network()
     path = eb.straight(*ends, 7) + 0.1 * noise(7, problem.dim)

@@ -21,6 +21,7 @@ from lossatlas.device import resolve
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import mli as figure_module
 from lossatlas.interpolation import sweep
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem, initial
 from lossatlas.seeds import seed
@@ -29,7 +30,6 @@ from lossatlas.studies import baselines
 from lossatlas.studies.mli import controls, measurements, plan, runs, toys
 from lossatlas.studies.mli.measurements import MEASURES, Tables
 from lossatlas.studies.settings import Baseline
-from lossatlas.training import minibatch_rows
 
 ROOT = Path(__file__).parents[2]
 nan = float("nan")

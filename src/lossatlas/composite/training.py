@@ -16,8 +16,9 @@ from torch import Tensor
 from lossatlas.composite import weightings
 from lossatlas.composite.weightings import matched_noise, noise_variance
 from lossatlas.errors import LossAtlasError
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.stepper import Stepper
-from lossatlas.training import Recipe, minibatch_rows, steps_per_epoch
+from lossatlas.training import Recipe, steps_per_epoch
 
 PLACES = ("outputs", "items", "parameters")
 

@@ -92,8 +92,8 @@ def neb(
 ) -> Band:
     """Move the inner pivots of a path (N, P) by SGD with momentum; the ends stay bit by bit.
 
-    problem: anything that follows `lossatlas.problems.Problem`; with a batch_size, one that has `rows` is put `on` the
-    next minibatch of them in each step (`lossatlas.minibatches.endless_rows`). weights (N - 1,): the gaps' shares of
+    problem: anything that follows `lossatlas.problems.Problem`; with a batch_size, one with `rows` and `on` is put on
+    the next minibatch in each step (`lossatlas.minibatches.endless_rows`). weights (N - 1,): the gaps' shares of
     the length. spring: the constant k of the springs, where infinity means redistribution. climbing: the highest inner
     pivot climbs along the path, to the saddle. Raises `LossAtlasError` for a batch larger than the data set, a path of
     fewer than three pivots, or a weight that is not positive.
@@ -213,8 +213,11 @@ def _check(problem, path: Tensor, weights: Tensor | None, batch_size: int | None
 
 def step_rows(problem, batch_size: int | None) -> int:
     """Rows of a problem that a step sees; an analytic problem has one."""
-    rows = getattr(problem, "rows", 1)
-    return batch_size if batch_size is not None and hasattr(problem, "on") else rows
+    return batch_size if _sampled(problem, batch_size) else getattr(problem, "rows", 1)
+
+
+def _sampled(problem, batch_size: int | None) -> bool:
+    return batch_size is not None and hasattr(problem, "rows") and hasattr(problem, "on")
 
 
 def _chunk(problem, path: Tensor, rows: int) -> int | None:
@@ -232,7 +235,7 @@ def _batches(
 
     (b, n), or (b, N, n) where the arm gives each pivot its own: the next minibatch, as in the released code.
     """
-    if batch_size is None or not hasattr(problem, "on"):
+    if not _sampled(problem, batch_size):
         return repeat(None)
     shared = endless_rows(problem.rows, batch_size, generators)
     return shared if arm.minibatch == "shared" else map(_abreast, zip(*[shared] * pivots, strict=True))
@@ -306,6 +309,9 @@ def slopes_of(problem, frame: Frame, batch_size: int | None, arm: Arm) -> Callab
 
 def _of_each_band(problem, rows: Tensor | None, bands: int) -> tuple[Tensor, Tensor]:
     """Inputs (b, n, ...) and labels (b, n) of the rows (b, n) that all pivots of a band see."""
+    if problem.own_rows:
+        part = problem if rows is None else problem.on(rows)
+        return part.x, part.y
     x, y = problem.x, problem.y
     if rows is None:
         return x.expand(bands, *x.shape), y.expand(bands, *y.shape)

@@ -188,7 +188,6 @@ def _signs(problem: NetworkProblem, pivots: Tensor, batch: int, generator: torch
     own, shared = [], []
     for _ in range(SIGN_DRAWS):
         rows = torch.stack([torch.randperm(problem.rows, generator=generator)[:batch] for _ in pivots])
-        rows = rows.to(problem.x.device)
         shared.append(_slopes(ensemble.loss(problem.on(rows[0]), pivots)))
         own.append(_slopes(ensemble.loss(problem.on(rows), pivots)))
     return {

@@ -10,11 +10,11 @@ from torch import Tensor
 from lossatlas import curves
 from lossatlas.data import DataSet
 from lossatlas.interpolation import refined, sweep
+from lossatlas.minibatches import minibatch_rows
 from lossatlas.problems.network import NetworkProblem, ema_moments
 from lossatlas.studies import baselines
 from lossatlas.studies.settings import RESIDUAL, Baseline
 from lossatlas.thresholds import RIGHT_ANGLE
-from lossatlas.training import minibatch_rows
 from lossatlas.velocities import velocities
 
 SMOOTH_ROWS = 32  # examples of each run whose smooth Gauss length is integrated
