@@ -231,9 +231,12 @@ def test_a_rounds_parts_are_its_bands_each_once_whoever_computes_them(minima, pr
 def test_all_arms_of_the_budget_spend_no_more_than_it_and_join_the_same_minima(setting, minima):
     found = comparison.measure("budget", setting, dict.fromkeys(comparison.TUNED, 0.1))
     assert [row["arm"] for row in found.rows] == [arm for arm in comparison.BUDGET_ARMS for _ in range(2)]
+    most_pivots = max(row["pivots"] for row in found.rows if row["arm"] == "neb-fixed")
     for row in found.rows:
         assert row["sample_gradients"] <= setting.budget * 1.02, row["arm"]  # a look may need one refinement more
-        if row["arm"] != "segment" and not row["arm"].endswith("matched"):
+        # AutoNEB that finds no bump adds no pivot, and so spends less; 0.7: steps of a tiny schedule are whole numbers
+        saves = "autoneb" in row["arm"] and row["pivots"] < most_pivots
+        if not row["arm"].startswith("segment") and not saves:
             assert row["sample_gradients"] >= 0.7 * setting.budget, row["arm"]
     for _, rows in pd.DataFrame(found.rows).groupby("pair"):
         for column in ("train_loss_start", "train_loss_end", "test_error_end"):  # matching leaves the function alone
