@@ -1,3 +1,5 @@
+"""Minibatches that go through one order of the rows after another."""
+
 from itertools import islice
 
 import pytest
