@@ -45,6 +45,14 @@ def penalty(theta: Tensor, weight_decay: float) -> Tensor:
     return 0.5 * weight_decay * theta.square().sum(-1)
 
 
+def released_rate(done: float) -> float:
+    """The released code's share of the first rate when that share of a training is done, of networks and of curves.
+
+    Constant for half of the training, then linear down to 1 % at 90 % of it.
+    """
+    return 1.0 if done <= 0.5 else max(0.01, 1.0 - (done - 0.5) / 0.4 * 0.99)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a curve is trained; the released code has points_per_step 1, batch 128 and momentum 0.9.
@@ -65,9 +73,8 @@ class Recipe:
             raise LossAtlasError(f"curve {self.kind!r} is unknown; use one of {', '.join(CURVES)}")
 
     def rate_factor(self, step: int) -> float:
-        """Constant for half of the training, then linear down to 1 % at 90 % of it (the released schedule)."""
-        done = step / self.steps
-        return 1.0 if done <= 0.5 else max(0.01, 1.0 - (done - 0.5) / 0.4 * 0.99)
+        """`released_rate` of the step."""
+        return released_rate(step / self.steps)
 
     def sample_gradients(self, rows: int) -> int:
         """Gradients of single examples that the training of one curve costs, on a problem of that many rows."""
