@@ -24,11 +24,14 @@ from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import (
     comparison,
     controls,
+    dropped,
+    ensembles,
     exploration,
     journal,
     levels,
     measurements,
     paths,
+    penalised,
     plan,
     stability,
     surfaces,
@@ -88,6 +91,9 @@ def test_five_units_are_the_floor_of_what_is_judged_at_the_default_tier():
         (lambda a: a["tree"].update(network="nowhere"), "none of the networks"),
         (lambda a: a["tree"].update(groups=50), "needs 250 minima"),
         (lambda a: a["comparison"].update(norm_network="nowhere"), "none of the networks"),
+        (lambda a: a["ensembles"].update(network="nowhere"), "none of the networks"),
+        (lambda a: a["dropped"].update(network="digits_cnn"), "digits_cnn must be a perceptron"),
+        (lambda a: a["networks"][4].update(hidden=[63, 63]), "digits_w64 must be a perceptron.*even width"),
     ],
 )
 def test_plans_that_cannot_be_run_are_refused_in_a_sentence(change, said):
@@ -140,6 +146,9 @@ SETTINGS = {
     },
     "stability": {"initialisations": 2, "orders": 2, "branches": [0.0, 0.5], "points": 5},
     "controls": {"networks": 1, "xor_networks": 1},
+    "penalised": {"weight_decays": [0.01, 0.1], "pairs": 2, "tuning_pairs": 1},
+    "dropped": {"keep": [1.0, 0.5], "pairs": 2, "candidates": 5},
+    "ensembles": {"weight_decay": 0.0, "groups": 2, "start": 0.5, "cycle": 2},
 }
 
 
@@ -404,6 +413,53 @@ def test_controls_whose_barrier_is_known_have_it(minima):
     assert (of("copy-1", "matched")["passes"] == 1).all()
 
 
+def test_curves_with_a_penalty_have_its_terms_and_their_sum():
+    rows = pd.DataFrame(penalised.measure(TINY, tiny_data(), SETTINGS, "cpu"))
+    columns_are_documented(rows.to_dict("records"), penalised.PENALISED_COLUMNS)
+    assert len(rows) == 2 * 2 * 2
+    total = rows["loss_there"] + rows["penalty_there"]
+    np.testing.assert_allclose(total, rows["regularised_lowest"], rtol=1e-12)
+    np.testing.assert_allclose(rows["loss_ends"] + rows["penalty_ends"], rows["regularised_ends"], rtol=1e-12)
+    assert (rows["regularised_lowest"] <= rows["regularised_ends"]).all()
+    assert (rows["regularised_higher_end"] >= rows["regularised_ends"]).all()
+    assert (rows["regularised_saddle"] >= rows["regularised_higher_end"]).all()
+    # the ends are trained with the same penalty, so the stronger one leaves shorter vectors
+    weak, strong = (rows[rows["weight_decay"] == decay] for decay in (0.01, 0.1))
+    squared = [2 * part["penalty_ends"].mean() / part["weight_decay"].iloc[0] for part in (weak, strong)]
+    assert squared[1] < squared[0]
+    # both curves join the same pairs
+    np.testing.assert_array_equal(*(part["loss_ends"] for _, part in weak.groupby("curve")))
+
+
+def test_paths_through_dropped_networks_keep_to_their_bound():
+    rows, profiles = dropped.measure(TINY, tiny_data(), SETTINGS, "cpu")
+    columns_are_documented(rows, dropped.DROPPED_COLUMNS)
+    frame = pd.DataFrame(rows)
+    assert len(frame) == 2 * 2 * 2
+    explicit = frame[frame["path"] == "dropped"]
+    # float32: sums in another order
+    np.testing.assert_allclose(explicit["train_loss_saddle"], explicit["bound"], rtol=1e-5)
+    assert set(profiles) == {
+        f"{k}_{p}_{v}" for k in (1.0, 0.5) for p in ("dropped", "segment") for v in ("arc", "loss")
+    }
+    ends = frame.pivot_table(index=["keep", "pair"], columns="path", values="train_loss_start")
+    np.testing.assert_array_equal(ends["dropped"], ends["segment"])
+
+
+def test_ensembles_cost_as_much_in_all_arms_and_one_network_is_itself():
+    rows = ensembles.measure(TINY, tiny_data(), SETTINGS, "cpu")
+    assert all(list(row) == list(ensembles.ENSEMBLE_COLUMNS) for row in rows)
+    frame = pd.DataFrame(rows)
+    assert len(frame) == 4 * 2 * 3
+    members = frame[frame["budgets"] == 1].groupby("arm")["members"].first()
+    assert members.to_dict() == {"independent": 1, "snapshots": 3, "geometric": 3, "constant": 3}
+    # 12 epochs from 6 on, 2 a cycle: three networks; a group's three runs are all in its last row
+    assert (frame[frame["budgets"] == 3]["members"] == 3 * frame[frame["budgets"] == 1]["members"].to_numpy()).all()
+    # averaging can only lower the loss of a prediction, on average over the choices of runs (Jensen)
+    losses = frame.pivot_table(index=["arm", "group"], columns="budgets", values="test_loss")
+    assert (losses.diff(axis=1).iloc[:, 1:] <= 1e-12).all(axis=None)
+
+
 def test_xor_cannot_be_solved_by_one_hidden_unit_and_its_copies_compute_the_same():
     problems = controls.xor_problems(2)
     minima = controls.xor_minima(problems.train, 2)
@@ -460,8 +516,11 @@ def level_rows(barrier, arms=("segment", "matched", "autoneb", "stopped-autoneb"
     return pd.DataFrame(rows)
 
 
+TABLES = ("tree", "arms", "cycles", "controls", "stability", "penalised", "dropped", "ensembles", "surfaces")
+
+
 def tables_of(levels_frame=None, **others):
-    empty = {name: pd.DataFrame() for name in ("tree", "arms", "cycles", "controls", "stability", "surfaces")}
+    empty = {name: pd.DataFrame() for name in TABLES}
     return measurements.Tables(
         **(
             {"levels": pd.DataFrame() if levels_frame is None else levels_frame, "settings": settings()}
@@ -598,6 +657,58 @@ def test_the_cheap_schedule_is_judged_by_ratios():
     assert measurements.MEASURES["published_gradients_to_saddle"](tables).value == 1.0  # the cycle before lies higher
 
 
+def test_the_neighbours_rows_are_read_with_the_sign_and_the_pairs_of_their_claims():
+    curve = {"regularised_ends": 2.0, "regularised_higher_end": 2.2, "loss_ends": 1.0, "penalty_ends": 1.0}
+    rows = [
+        {"weight_decay": decay, "curve": kind, "pair": pair, **curve}
+        | {"regularised_saddle": 2.2 + rise, "regularised_lowest": 1.2, "loss_there": 0.5, "penalty_there": 0.7}
+        for decay in (0.0005, 0.02)
+        for kind, rise in (("bezier", 0.0), ("polychain", 0.3))
+        for pair in (0, 1)
+    ]
+    height = {1.0: 0.9, 0.8: 0.1, 0.5: 0.05}
+    paths_of = [
+        {"keep": keep, "pair": pair, "path": path, "bound": 1.0, "train_loss_over_ends": value}
+        | {"train_loss_saddle": value + 0.01 * pair}
+        for keep, low in height.items()
+        for path, value in (("dropped", low), ("segment", 0.4))
+        for pair in (0, 1)
+    ]
+    accuracy = {"independent": (0.6, 0.65, 0.66), "geometric": (0.62, 0.66, 0.66)}
+    accuracy |= {"snapshots": (0.61, 0.65, 0.66), "constant": (0.63, 0.66, 0.66)}
+    scored = [
+        {"arm": arm, "group": group, "budgets": budgets, "test_accuracy": values[budgets - 1] + 0.1 * group}
+        for arm, values in accuracy.items()
+        for group in (0, 1)
+        for budgets in (1, 2, 3)
+    ]
+    tables = tables_of(penalised=pd.DataFrame(rows), dropped=pd.DataFrame(paths_of), ensembles=pd.DataFrame(scored))
+    wanted = {
+        "g_bezier_max_l2": 0.0,
+        "g_polychain_max_l2": 0.3,
+        "g_interior_l2": 0.6,
+        "g_interior_l2_lasting": 0.6,
+        "g_interior_l2_loss": 0.5,
+        "g_interior_l2_penalty": 0.7,
+        "dropout_path": 0.1,
+        "dropout_path_half": 0.05,
+        "dropout_path_plain": 0.9,
+        "dropout_helps": 0.8,
+        "dropout_below_segment": 0.3,
+        "g_fge_one": 2.0,
+        "g_fge_two": 1.0,
+        "g_fge_three": 0.0,
+        "g_fge_shrinks": 2.0,
+        "g_fge_snapshots": 1.0,
+        "g_fge_cycles": -1.0,
+    }
+    for name, value in wanted.items():
+        found = measurements.MEASURES[name](tables)
+        assert (found.value, found.n) == (pytest.approx(value), 2), name
+    worst = measurements.MEASURES["dropout_bound"](tables)
+    assert (worst.value, worst.n) == (pytest.approx(0.91 - 1.0), 6)
+
+
 def test_every_measure_has_its_claim_and_every_claim_of_the_tier_its_measure():
     ledger = {c.id: c for c in load_ledger(ROOT / "claims").claims if c.study == "autoneb"}
     measured = {f"autoneb.{name}" for name in measurements.MEASURES}
@@ -650,7 +761,18 @@ def test_the_figures_are_drawn_from_tables_alone(tmp_path):
     methods = measurements.methods_table(tables_of(arms=arms))
     arc, loss = np.linspace(0, 1, 5), np.array([0.1, 0.5, 1.0, 0.4, 0.1])
     arrays = {f"autoneb_cycle{i}_{k}": v / (1 + i) for i in range(3) for k, v in (("arc", arc), ("loss", loss))}
+    arms_of_ensembles = ("independent", "geometric", "snapshots", "constant")
+    scored = [
+        {"arm": arm, "group": g, "budgets": b, "test_accuracy": 0.6 + 0.01 * g}
+        for arm in arms_of_ensembles
+        for g in (0, 1)
+        for b in (1, 2, 3)
+    ]
+    curve = dict.fromkeys([name for pair in figures.RATIOS for name in pair[:2]], 0.5)
+    curves = pd.DataFrame([{"curve": "bezier", "weight_decay": d, **curve} for d in (0.1, 0.2) for _ in range(2)])
+    profiles = {f"0.8_{path}_{k}": v for path in ("dropped", "segment") for k, v in (("arc", arc), ("loss", loss))}
     drawn = {
+        "neighbours": figures.neighbours(profiles, curves, pd.DataFrame(scored)),
         "cycles": figures.cycles(arrays | {"segment_arc": arc, "segment_loss": loss}),
         "levels": figures.levels(networks),
         "tree": figures.tree(bands, made),

@@ -15,6 +15,7 @@ FIGURES.extend(
         "autoneb_tree",
         "autoneb_length",
         "autoneb_budget",
+        "autoneb_neighbours",
     ]
 )
 BASELINES |= AUTONEB
@@ -23,6 +24,10 @@ AUTONEB_FAMILIES = autoneb_plan.families(config["autoneb"])
 AUTONEB_TREE = autoneb_plan.ensemble(config["autoneb"]["tree"]["network"])
 AUTONEB_STABLE = autoneb_plan.ensemble(config["autoneb"]["stability"]["network"])
 AUTONEB_CONTROLLED = autoneb_plan.ensemble(config["autoneb"]["controls"]["network"])
+AUTONEB_NEIGHBOURS = {
+    part: autoneb_plan.ensemble(config["autoneb"][part]["network"])
+    for part in autoneb_plan.NEIGHBOURS
+}
 AUTONEB_FOLDER = f"results/{tier}/autoneb"
 AUTONEB_ARMS = {
     family: {
@@ -39,6 +44,9 @@ AUTONEB_CODE = code(
     "lossatlas.studies.autoneb.comparison",
     "lossatlas.studies.autoneb.controls",
     "lossatlas.studies.autoneb.stability",
+    "lossatlas.studies.autoneb.penalised",
+    "lossatlas.studies.autoneb.dropped",
+    "lossatlas.studies.autoneb.ensembles",
 )
 AUTONEB_TABLES = {
     "levels": expand(
@@ -56,6 +64,7 @@ AUTONEB_TABLES = {
     "controls": f"{AUTONEB_FOLDER}/controls.csv",
     "stability": f"{AUTONEB_FOLDER}/stability.csv",
     "surfaces": f"{AUTONEB_FOLDER}/surfaces.csv",
+    **{part: f"{AUTONEB_FOLDER}/{part}.csv" for part in autoneb_plan.NEIGHBOURS},
 }
 
 
@@ -111,6 +120,31 @@ rule autoneb_controls:
         "join copies of one network, and two children of one"
     script:
         "../scripts/autoneb_controls.py"
+
+
+rule autoneb_neighbours:
+    output:
+        **{part: AUTONEB_TABLES[part] for part in AUTONEB_NEIGHBOURS},
+        profiles=f"{AUTONEB_FOLDER}/dropped.npz",
+    log:
+        f"logs/{tier}/autoneb_neighbours.log",
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        baselines={
+            part: AUTONEB[ensemble] for part, ensemble in AUTONEB_NEIGHBOURS.items()
+        },
+        settings={
+            part: AUTONEB_BANDS[ensemble]
+            | {key: config["autoneb"][key] for key in (part, "comparison")}
+            for part, ensemble in AUTONEB_NEIGHBOURS.items()
+        },
+        code=AUTONEB_CODE,
+    message:
+        "curves with a penalty, paths through dropped networks, geometric ensembles"
+    script:
+        "../scripts/autoneb_neighbours.py"
 
 
 rule autoneb_levels:
@@ -351,6 +385,30 @@ rule figure_autoneb_budget:
         "../scripts/figure_autoneb_budget.py"
 
 
+rule figure_autoneb_neighbours:
+    """Figure: paths through dropped networks, curves with a penalty, and geometric ensembles."""
+    input:
+        profiles=f"{AUTONEB_FOLDER}/dropped.npz",
+        penalised=AUTONEB_TABLES["penalised"],
+        ensembles=AUTONEB_TABLES["ensembles"],
+    output:
+        report(
+            f"results/{tier}/figures/autoneb_neighbours.png",
+            caption="../report/autoneb_neighbours.rst",
+            category="autoneb",
+        ),
+        f"results/{tier}/figures/autoneb_neighbours.svg",
+    log:
+        f"logs/{tier}/figure_autoneb_neighbours.log",
+    threads: 1
+    params:
+        code=code("lossatlas.figures.autoneb", "lossatlas.tables"),
+    message:
+        "draw autoneb_neighbours"
+    script:
+        "../scripts/figure_autoneb_neighbours.py"
+
+
 rule study_autoneb:
     """Study: elastic bands and mode connectivity, its figures and its measurements."""
     input:
@@ -358,5 +416,5 @@ rule study_autoneb:
         expand(
             "results/{tier}/figures/autoneb_{name}.png",
             tier=tier,
-            name=["cycles", "levels", "tree", "length", "budget"],
+            name=["cycles", "levels", "tree", "length", "budget", "neighbours"],
         ),

@@ -11,17 +11,18 @@ with job.start(snakemake):
         name: [artifacts.load_table(path, code=params.tables_code) for path in files[name]]
         for name in ("levels", "tree", "arms", "cycles")
     }
-    made_once = [files.controls, files.stability]
-    controls, stability = (tables.frame(artifacts.load_table(path, code=params.tables_code)) for path in made_once)
+    made_once = {
+        name: tables.frame(artifacts.load_table(files[name], code=params.tables_code))
+        for name in ("controls", "stability", "penalised", "dropped", "ensembles")
+    }
     everything = measurements.Tables(
-        tables.joined(tables_of["levels"]),
-        tables.joined(tables_of["tree"]),
-        tables.joined(tables_of["arms"]),
-        pd.concat([tables.frame(table) for table in tables_of["cycles"]], ignore_index=True),
-        controls,
-        stability,
-        tables.frame(artifacts.load_table(files.surfaces)),
-        params.settings,
+        levels=tables.joined(tables_of["levels"]),
+        tree=tables.joined(tables_of["tree"]),
+        arms=tables.joined(tables_of["arms"]),
+        cycles=pd.concat([tables.frame(table) for table in tables_of["cycles"]], ignore_index=True),
+        surfaces=tables.frame(artifacts.load_table(files.surfaces)),
+        settings=params.settings,
+        **made_once,
     )
     about = {"parameters": {}, "inputs": [path for path in files if path.endswith("csv")], "code": params.code}
     rows = claims.measurement_rows(measurements.measure(everything), claims.load_ledger("claims"), out.methods)

@@ -1,4 +1,4 @@
-"""The figures of the study: profiles after each cycle, levels, the tree, lengths, and what a budget buys."""
+"""The figures of the study: profiles after each cycle, levels, the tree, lengths, budgets, and neighbours' claims."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from lossatlas.figures.style import save
 from lossatlas.spanning_tree import merges
 from lossatlas.studies.autoneb.tree_tables import lowest
 
-__all__ = ["budget", "cycles", "length", "levels", "save", "tree"]
+__all__ = ["budget", "cycles", "length", "levels", "neighbours", "save", "tree"]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -311,4 +311,81 @@ def _schedules(axes: Axes, cycle_rows: pd.DataFrame) -> None:
     axes.set(xscale="log", yscale="log", xlabel="sample gradients, looks included", ylabel="lowest saddle so far")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("b  published schedule and ours")
+    axes.legend(frameon=False, loc="upper right")
+
+
+# --- what the neighbours of the source claim --------------------------------------------------------------------------
+
+KEEP_COLOURS = {1.0: style.GREY, 0.8: style.BLUE, 0.5: style.GREEN}
+RATIOS = (("regularised_lowest", "regularised_ends", "loss + penalty"), ("loss_there", "loss_ends", "loss"))
+RATIOS += (("penalty_there", "penalty_ends", "penalty"),)
+ENSEMBLES = (
+    ("geometric", "cycles of the rate", style.BLUE, "o"),
+    ("constant", "constant rate", style.ORANGE, "s"),
+    ("snapshots", "end of the training", style.GREY, "v"),
+)
+# Leads of the README's table (Garipov et al.), by budgets: VGG-16, PreResNet-164, WRN-28-10.
+PUBLISHED_LEADS = {1: (2.1, 1.9, 1.5), 2: (1.3, 0.8, 0.5), 3: (1.0, 0.1, 0.2)}
+
+
+def neighbours(profiles: Arrays, penalised: pd.DataFrame, ensembles: pd.DataFrame) -> Figure:
+    """Paths through dropped networks, curves with a penalty, and ensembles collected from one training."""
+    with style.paper():
+        figure, axes = plt.subplots(1, 3, figsize=(style.PAGE, 2.7), layout="constrained")
+        _dropped(axes[0], profiles)
+        _penalised(axes[1], penalised)
+        _leads(axes[2], ensembles)
+        return figure
+
+
+def _dropped(axes: Axes, profiles: Arrays) -> None:
+    for name in [name.removesuffix("_dropped_arc") for name in profiles if name.endswith("_dropped_arc")]:
+        keep = float(name)
+        colour = KEEP_COLOURS.get(keep, style.PURPLE)
+        label = "no dropout" if keep == 1 else f"dropout, {keep:g} stay"
+        for path, dash in (("dropped", "-"), ("segment", "--")):
+            x, y = profiles[f"{name}_{path}_arc"], profiles[f"{name}_{path}_loss"]
+            axes.plot(x, y, dash, color=colour, linewidth=1, label=label if path == "dropped" else None)
+    axes.set(yscale="log", xlim=(0, 1), xlabel="position on the path  s", ylabel="training loss")
+    axes.set_ylim(None, axes.get_ylim()[1] * 30)
+    axes.plot([], [], "--", color="0.35", linewidth=1, label="their straight segments")
+    axes.set_title("a  through dropped networks")
+    axes.legend(frameon=False, loc="upper center")
+
+
+def _penalised(axes: Axes, penalised: pd.DataFrame) -> None:
+    rows = penalised[penalised["curve"] == "bezier"]
+    decays = sorted(rows["weight_decay"].unique())
+    axes.axvspan(0.5, 0.7, color=style.GREY, alpha=0.15, linewidth=0)
+    for i, decay in enumerate(decays):
+        own, colour = rows[rows["weight_decay"] == decay], (style.BLUE, style.ORANGE)[i % 2]
+        for place, (there, ends, _) in enumerate(RATIOS):
+            values, y = own[there] / own[ends], place + 0.25 * (i - (len(decays) - 1) / 2)
+            axes.scatter(values, np.full(len(values), y), s=8, color=colour, alpha=0.5, linewidth=0)
+            _mean_with_limits(axes, values, y, colour)
+        axes.plot([], [], color=colour, label=f"decay {decay:g}")
+    axes.axvline(1, **style.THRESHOLD)
+    axes.set_yticks(range(len(RATIOS)), [label for *_, label in RATIOS])
+    axes.set(ylim=(len(RATIOS) - 0.5, -1.4), xlabel="inside the curve / ends")
+    style.tag(axes, "published", (0.6, 0.03), "0.35", xycoords=("data", "axes fraction"), ha="center")
+    axes.set_title("b  curves with a penalty")
+    axes.legend(frameon=False, loc="upper left", handlelength=1)
+
+
+def _leads(axes: Axes, ensembles: pd.DataFrame) -> None:
+    table = 100 * ensembles.pivot_table(index=["budgets", "group"], columns="arm", values="test_accuracy")
+    for i, (arm, label, colour, marker) in enumerate(ENSEMBLES):
+        lead = (table[arm] - table["independent"]).groupby("budgets")
+        mean, n = lead.mean(), lead.size().iloc[0]
+        half = statistics.student_quantile(0.975, n - 1) * lead.std() / np.sqrt(n) if n > 1 else 0 * mean
+        x = mean.index + 0.09 * (i - 1)
+        axes.errorbar(x, mean, half, color=colour, marker=marker, markersize=4, capsize=2, elinewidth=0.8, label=label)
+    for budgets, leads in PUBLISHED_LEADS.items():
+        known = {"marker": "o", "s": 12, "facecolor": "none", "edgecolor": "0.35", "linewidth": 0.7}
+        axes.scatter([budgets + 0.25] * len(leads), leads, label="published" if budgets == 1 else None, **known)
+    axes.axhline(0, **style.THRESHOLD)
+    axes.set_xticks([1, 2, 3])
+    axes.set(xlabel="budgets (trainings)", ylabel="lead in test accuracy (points)", xlim=(0.7, 3.5))
+    axes.set_ylim(None, axes.get_ylim()[1] + 0.45 * np.ptp(axes.get_ylim()))
+    axes.set_title("c  geometric ensembles")
     axes.legend(frameon=False, loc="upper right")

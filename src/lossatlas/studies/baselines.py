@@ -71,6 +71,18 @@ def starts(baseline: Baseline, data_set: data.DataSet, seeds: list[int]) -> Tens
     return initial(lambda: build(baseline, shape, data_set.classes), [seed("init", data_set.name, s) for s in seeds])
 
 
+def recipe_of(baseline: Baseline, problem: NetworkProblem) -> Recipe:
+    """How the baseline's members are trained on a problem, for all of its epochs."""
+    recipe = Recipe(
+        optimizer=baseline.optimizer,
+        batch_size=baseline.batch_size,
+        schedule=baseline.schedule,
+        milestones=baseline.milestones,
+        weight_decay=baseline.weight_decay,
+    )
+    return replace(recipe, steps=baseline.epochs * steps_per_epoch(problem, recipe))
+
+
 def push_outwards(
     problem: NetworkProblem, theta: Tensor, pushes: Tensor, strength: float
 ) -> Callable[[Tensor], Tensor]:
@@ -108,14 +120,7 @@ def run(
     unique = list(dict.fromkeys(seeds))
     theta = starts(baseline, data_set, unique)[[unique.index(s) for s in seeds]]
     theta = (theta * torch.tensor(scales)[:, None]).to(device)
-    recipe = Recipe(
-        optimizer=baseline.optimizer,
-        batch_size=baseline.batch_size,
-        schedule=baseline.schedule,
-        milestones=baseline.milestones,
-        weight_decay=baseline.weight_decay,
-    )
-    recipe = replace(recipe, steps=baseline.epochs * steps_per_epoch(problem, recipe))
+    recipe = recipe_of(baseline, problem)
     penalty = None
     if any(pushes):
         penalty = push_outwards(problem, theta, torch.tensor(pushes, device=device), baseline.push_strength)

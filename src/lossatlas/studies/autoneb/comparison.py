@@ -214,19 +214,17 @@ def _segments(setting: Setting, arm: str, tasks: Sequence[Task]) -> list[Result]
 
 def _curves(setting: Setting, kind: str, tasks: Sequence[Task]) -> list[Result]:
     """Trained curves."""
-    comparison = setting.settings["comparison"]
-    batch, points = setting.settings["band_batch"], comparison["points_per_step"]
-    steps = max(1, int(setting.budget / (batch * points)))
-    recipe = mode_curves.Recipe(kind, steps, batch, points, weight_decay=setting.settings["band_decay"])
+    rows = setting.problems.train.rows
+    recipe = paths.curve_recipe(kind, setting.settings, rows, setting.settings["band_decay"])
     ends = torch.stack([setting.ends(kind, task.pair) for task in tasks])
     generator = paths.generator("comparison", *setting.name, "curves")
     rates = torch.tensor([task.rate for task in tasks], dtype=torch.float64)
     found = mode_curves.train(setting.problems.train, ends, recipe, rates, generator)
-    spent = recipe.sample_gradients(setting.problems.train.rows)
+    spent = recipe.sample_gradients(rows)
     results = []
     for control, diverged in zip(found.control, found.diverged_at.tolist(), strict=True):
         columns = paths.no_band(spent, pivots=3)
-        columns |= {"gradients": spent, "steps": steps, "outcome": "ok" if diverged < 0 else "diverged"}
+        columns |= {"gradients": spent, "steps": recipe.steps, "outcome": "ok" if diverged < 0 else "diverged"}
         results.append(_result(paths.curve_profile(setting.problems, kind, control), columns))
     return results
 

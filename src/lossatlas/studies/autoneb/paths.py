@@ -84,6 +84,13 @@ def fitted(base: Schedule, rows: int, budget: float, start: int = 2) -> Schedule
     return base.scaled(max(0.0, (budget - looks) / steps))
 
 
+def curve_recipe(kind: str, settings: Mapping[str, Any], rows: int, weight_decay: float) -> mode_curves.Recipe:
+    """How a curve is trained for the most sample gradients that a band of the configured schedule may take."""
+    batch, points_per_step = settings["band_batch"], settings["comparison"]["points_per_step"]
+    steps = max(1, int(cost_limit(schedule(settings), rows) / (batch * points_per_step)))
+    return mode_curves.Recipe(kind, steps, batch, points_per_step, weight_decay=weight_decay)
+
+
 def polyline_profile(problems: Problems, pivots: Tensor, gap_points: int = GAP_POINTS) -> barriers.Profile:
     """A path (N, P), at `gap_points` intervals in each gap."""
     grid = torch.linspace(0, len(pivots) - 1, (len(pivots) - 1) * gap_points + 1, dtype=torch.float64)

@@ -6,6 +6,7 @@ from typing import Any
 from lossatlas.errors import LossAtlasError
 from lossatlas.studies.settings import Baseline
 
+NEIGHBOURS = ("penalised", "dropped", "ensembles")  # parts that train a network's architecture anew in their own way
 FAMILIES = ("budget", "placebos", "released", "norm", "published")  # of arms; each is a job
 
 
@@ -29,6 +30,9 @@ def ensembles(autoneb: Mapping[str, Any]) -> dict[str, Baseline]:
     _needs(autoneb, "comparison", 1 + max(judged_pairs(comparison)[-1]))
     _needs(autoneb, "stability", 1)
     _needs(autoneb, "controls", max(2 * autoneb["controls"]["networks"], 1))
+    for part in NEIGHBOURS:
+        _needs(autoneb, part, 0)
+    _needs_halves(autoneb)
     if comparison["norm_network"]:
         _needs(autoneb, "comparison", 2 * comparison["pairs"], "norm_network")
     return {ensemble(network["name"]): _baseline(network) for network in networks}
@@ -76,6 +80,16 @@ def _needs(autoneb: Mapping[str, Any], part: str, minima: int, key: str = "netwo
         raise LossAtlasError(f"autoneb.{part}.{key}: {name} is none of the networks, {', '.join(found)}")
     if found[name] < minima:
         raise LossAtlasError(f"autoneb.{part} needs {minima} minima of {name}, which has {found[name]}")
+
+
+def _needs_halves(autoneb: Mapping[str, Any]) -> None:
+    """Raises `LossAtlasError` unless the network whose units are dropped is a plain perceptron of even widths."""
+    name = autoneb["dropped"]["network"]
+    network = next(network for network in autoneb["networks"] if network["name"] == name)
+    if network["architecture"] != "mlp" or network["batch_norm"] or any(width % 2 for width in network["hidden"]):
+        raise LossAtlasError(
+            f"autoneb.dropped.network: {name} must be a perceptron (mlp) without BatchNorm, its layers of even width"
+        )
 
 
 def _baseline(network: Mapping[str, Any]) -> Baseline:

@@ -14,7 +14,7 @@ from lossatlas.data import DataSet
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import paths
 from lossatlas.studies.settings import Baseline
-from lossatlas.training import Recipe, steps_per_epoch, train
+from lossatlas.training import train
 
 STABILITY_COLUMNS = {
     "branch": "share of the training after which the children part",
@@ -37,17 +37,9 @@ def measure(
     parents = list(range(stability["initialisations"]))
     orders = list(range(stability["orders"]))
     starts = baselines.starts(baseline, data_set, parents).to(device)
-    recipe = Recipe(
-        optimizer=baseline.optimizer,
-        batch_size=baseline.batch_size,
-        schedule=baseline.schedule,
-        milestones=baseline.milestones,
-        weight_decay=baseline.weight_decay,
-    )
-    per_epoch = steps_per_epoch(problems.train, recipe)
-    total = baseline.epochs * per_epoch
+    recipe = baselines.recipe_of(baseline, problems.train)
+    total = recipe.steps
     branches = {branch: round(branch * total) for branch in stability["branches"]}
-    recipe = replace(recipe, steps=total)
     rate = baseline.learning_rates[0]
     run = train(problems.train, starts, recipe, rate, orders=parents, keep=list(branches.values()))
     kept = {0: starts, **run.kept}

@@ -11,6 +11,7 @@ from lossatlas.studies.autoneb.measurements import (
     budgets,
     controls,
     levels,
+    neighbours,
     segments,
     stability,
     surfaces,
@@ -32,6 +33,7 @@ MEASURES: Mapping[str, Measure] = {
     **trees.MEASURES,
     **budgets.MEASURES,
     **stability.MEASURES,
+    **neighbours.MEASURES,
 }
 
 

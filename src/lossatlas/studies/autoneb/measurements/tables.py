@@ -27,6 +27,9 @@ class Tables:
     cycles: pd.DataFrame
     controls: pd.DataFrame
     stability: pd.DataFrame
+    penalised: pd.DataFrame
+    dropped: pd.DataFrame
+    ensembles: pd.DataFrame
     surfaces: pd.DataFrame
     settings: Mapping[str, Any]
 
