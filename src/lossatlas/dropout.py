@@ -17,6 +17,7 @@ from lossatlas.problems.network import NetworkProblem
 from lossatlas.symmetry import hidden_layers, joined
 
 KEPT = 0.5  # share of the units of each layer that stay; the others make room for the second network
+CANDIDATES = 50  # halves whose dropped networks are evaluated at a time
 RESCALED = 1 / KEPT  # what the outgoing weights of the units that stay are multiplied by
 
 Half = Sequence[Tensor]  # for each hidden layer which of its units stay: (units,) bool
@@ -58,14 +59,20 @@ def best_half(
 ) -> tuple[Half, float]:
     """Of random halves the one for the least highest loss on the path from a to b (P,), and that loss.
 
-    a keeps the half and b the other units. The loss is the highest of both ends and of all networks of `stages`.
+    a keeps the half and b the other units, so one draw has to suit both. The loss is the highest of both ends and of
+    all networks of `stages`.
     """
     halves = random_halves(problem, candidates, generator)
-    points = torch.cat([stages(problem, a, halves), stages(problem, b, [~half for half in halves])])
-    losses = barriers.means(problem, points.flatten(0, 1))[0].view(len(points), candidates)
-    worst, best = losses.amax(0).min(0)
+    parts = [half.split(CANDIDATES) for half in halves]  # so that few dropped networks are held at a time
+    worst, best = torch.cat([_worst(problem, a, b, part) for part in zip(*parts, strict=True)]).min(0)
     ends = barriers.means(problem, torch.stack([a, b]))[0]
     return [half[best].to(a.device) for half in halves], max(float(worst), float(ends.max()))
+
+
+def _worst(problem: NetworkProblem, a: Tensor, b: Tensor, halves: Half) -> Tensor:
+    """The highest loss (m,) of the dropped networks on the paths by halves (m, units)."""
+    points = torch.cat([stages(problem, a, halves), stages(problem, b, [~half for half in halves])])
+    return barriers.means(problem, points.flatten(0, 1))[0].view(points.shape[:2]).amax(0)
 
 
 # --- the path ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ rises linearly in short cycles; a network is kept at the middle of each, where t
 all are averaged. Such an ensemble costs as much as one network.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.mode_curves import released_rate
+from lossatlas.problems.network import NetworkProblem
 from lossatlas.training import Recipe
 
 
@@ -55,14 +55,14 @@ class Geometric(Released):
         return list(range(self.start + self.cycle // 2, self.steps + 1, self.cycle))
 
 
-def mean_prediction(problem, members: Tensor) -> Tensor:
-    """Probabilities (n, C) of the ensemble members (m, P), averaged."""
+def predictions(problem: NetworkProblem, members: Tensor) -> Tensor:
+    """Probabilities (m, n, C) of the classes, from each of the networks (m, P)."""
     with torch.no_grad():
-        return torch.cat([problem.logits(part).softmax(-1) for part in members.split(8)]).mean(0)
+        return torch.cat([problem.logits(part).softmax(-1) for part in members.split(8)])
 
 
-def scores(predictions: Sequence[Tensor], y: Tensor) -> tuple[float, float]:
-    """Share of right answers, and mean loss -log p of the label, of the average of predictions (n, C) on y (n,)."""
-    mean = torch.stack(list(predictions)).double().mean(0)
+def scores(predicted: Tensor, y: Tensor) -> tuple[float, float]:
+    """Share of right answers, and mean loss -log p of the label, of the mean of predictions (m, n, C) on y (n,)."""
+    mean = predicted.double().mean(0)
     own = mean.gather(1, y[:, None])[:, 0]
     return float((mean.argmax(1) == y).double().mean()), float(-own.clamp_min(1e-12).log().mean())

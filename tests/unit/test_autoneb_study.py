@@ -11,7 +11,7 @@ import torch
 import yaml
 from matplotlib import pyplot as plt
 
-from lossatlas import barriers
+from lossatlas import barriers, mode_curves
 from lossatlas.checkpoint import Checkpoint
 from lossatlas.claims import load_ledger
 from lossatlas.config import load_schema, validate
@@ -19,6 +19,7 @@ from lossatlas.data import DataSet
 from lossatlas.elastic_band import AUTONEB_13C8BA8, CORRECTED, nebs
 from lossatlas.errors import LossAtlasError
 from lossatlas.figures import autoneb as figures
+from lossatlas.geometric_ensembles import Geometric, Released
 from lossatlas.statistics import Interval
 from lossatlas.studies import baselines
 from lossatlas.studies.autoneb import (
@@ -39,6 +40,7 @@ from lossatlas.studies.autoneb import (
 )
 from lossatlas.studies.autoneb.measurements import trends
 from lossatlas.studies.settings import Baseline
+from lossatlas.training import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -417,18 +419,36 @@ def test_curves_with_a_penalty_have_its_terms_and_their_sum():
     rows = pd.DataFrame(penalised.measure(TINY, tiny_data(), SETTINGS, "cpu"))
     columns_are_documented(rows.to_dict("records"), penalised.PENALISED_COLUMNS)
     assert len(rows) == 2 * 2 * 2
-    total = rows["loss_there"] + rows["penalty_there"]
-    np.testing.assert_allclose(total, rows["regularised_lowest"], rtol=1e-12)
-    np.testing.assert_allclose(rows["loss_ends"] + rows["penalty_ends"], rows["regularised_ends"], rtol=1e-12)
-    assert (rows["regularised_lowest"] <= rows["regularised_ends"]).all()
-    assert (rows["regularised_higher_end"] >= rows["regularised_ends"]).all()
-    assert (rows["regularised_saddle"] >= rows["regularised_higher_end"]).all()
+    for place in ("ends", "middle"):
+        sums = rows[f"loss_{place}"] + rows[f"penalty_{place}"]
+        np.testing.assert_allclose(sums, rows[f"regularised_{place}"], rtol=1e-12)
+    assert (rows["regularised_lowest"] <= rows["regularised_middle"]).all()
+    assert (rows["regularised_saddle"] >= rows["regularised_middle"]).all()
+    inside = rows["regularised_lowest"] < 2 * rows["regularised_ends"] - rows["regularised_higher_end"]
+    assert (inside == rows["lowest_inside"]).all()
     # the ends are trained with the same penalty, so the stronger one leaves shorter vectors
     weak, strong = (rows[rows["weight_decay"] == decay] for decay in (0.01, 0.1))
     squared = [2 * part["penalty_ends"].mean() / part["weight_decay"].iloc[0] for part in (weak, strong)]
     assert squared[1] < squared[0]
     # both curves join the same pairs
     np.testing.assert_array_equal(*(part["loss_ends"] for _, part in weak.groupby("curve")))
+
+
+def test_curves_are_trained_with_the_penalty_of_their_networks_and_tuned_on_other_pairs(monkeypatch):
+    calls, train = [], mode_curves.train
+
+    def noted(problem, ends, recipe, rate, generator):
+        calls.append((recipe.kind, recipe.weight_decay, ends))
+        return train(problem, ends, recipe, rate, generator)
+
+    monkeypatch.setattr(mode_curves, "train", noted)
+    penalised.measure(TINY, tiny_data(), SETTINGS, "cpu")
+    assert [call[:2] for call in calls[::2]] == [(k, d) for d in (0.01, 0.1) for k in ("bezier", "polychain")]
+    for (_, decay, tuned), (_, same, judged) in zip(calls[::2], calls[1::2], strict=True):
+        trained = baselines.run(replace(TINY, weight_decay=decay, seeds=tuple(range(6))), tiny_data()).final
+        assert decay == same
+        assert torch.equal(judged.flatten(0, 1), trained[:4])
+        assert torch.equal(tuned, trained[4:].expand(2, -1, -1))  # at each of two rates
 
 
 def test_paths_through_dropped_networks_keep_to_their_bound():
@@ -439,25 +459,70 @@ def test_paths_through_dropped_networks_keep_to_their_bound():
     explicit = frame[frame["path"] == "dropped"]
     # float32: sums in another order
     np.testing.assert_allclose(explicit["train_loss_saddle"], explicit["bound"], rtol=1e-5)
-    assert set(profiles) == {
-        f"{k}_{p}_{v}" for k in (1.0, 0.5) for p in ("dropped", "segment") for v in ("arc", "loss")
-    }
+    shares, drawn = (1.0, 0.5), ("dropped", "segment")
+    assert set(profiles) == {f"{k}_{p}_{v}" for k in shares for p in drawn for v in ("arc", "loss")}
     ends = frame.pivot_table(index=["keep", "pair"], columns="path", values="train_loss_start")
     np.testing.assert_array_equal(ends["dropped"], ends["segment"])
+    # with all units kept the networks are the ordinary ones; dropout makes others of the same starts
+    plain = baselines.run(replace(TINY, seeds=(0, 2)), tiny_data()).final
+    wanted = barriers.means(baselines.problems(TINY, tiny_data()).train, plain)[0]
+    np.testing.assert_allclose(ends.loc[1.0, "dropped"], wanted, rtol=1e-4)  # autograd rounds otherwise
+    assert (abs(ends.loc[0.5, "dropped"] / ends.loc[1.0, "dropped"] - 1) > 0.01).all()
 
 
-def test_ensembles_cost_as_much_in_all_arms_and_one_network_is_itself():
-    rows = ensembles.measure(TINY, tiny_data(), SETTINGS, "cpu")
-    assert all(list(row) == list(ensembles.ENSEMBLE_COLUMNS) for row in rows)
-    frame = pd.DataFrame(rows)
-    assert len(frame) == 4 * 2 * 3
-    members = frame[frame["budgets"] == 1].groupby("arm")["members"].first()
-    assert members.to_dict() == {"independent": 1, "snapshots": 3, "geometric": 3, "constant": 3}
-    # 12 epochs from 6 on, 2 a cycle: three networks; a group's three runs are all in its last row
-    assert (frame[frame["budgets"] == 3]["members"] == 3 * frame[frame["budgets"] == 1]["members"].to_numpy()).all()
-    # averaging can only lower the loss of a prediction, on average over the choices of runs (Jensen)
-    losses = frame.pivot_table(index=["arm", "group"], columns="budgets", values="test_loss")
-    assert (losses.diff(axis=1).iloc[:, 1:] <= 1e-12).all(axis=None)
+def test_a_network_that_diverges_is_named_and_not_measured():
+    wild = replace(TINY, learning_rates=(1e20,))
+    for part in (penalised, dropped, ensembles):
+        name = part.__name__.rpartition(".")[-1]
+        with pytest.raises(LossAtlasError, match=rf"autoneb\.{name}: .* diverged.*learning_rate"):
+            part.measure(wild, tiny_data(), SETTINGS, "cpu")
+
+
+def test_the_arms_of_ensembles_differ_in_the_rate_of_their_last_steps_alone():
+    problem = baselines.problems(TINY, tiny_data()).train
+    starts = baselines.starts(TINY, tiny_data(), [0, 1])
+    found = ensembles.trained(problem, replace(TINY, weight_decay=0.1), starts, [0, 1], start=0.5, cycle=2)
+    recipe = Released(steps=36, batch_size=20, weight_decay=0.1)  # 12 epochs of 3 steps
+
+    def by_hand(recipe, steps):
+        run = train(problem, starts, recipe, 0.1, orders=[0, 1], keep=steps)
+        return torch.stack([run.kept[step] for step in steps], 1)
+
+    middles = [21, 27, 33]  # of the cycles of 6 steps from step 18 on
+    assert torch.equal(found["snapshots"], by_hand(recipe, middles))
+    assert torch.equal(found["independent"], by_hand(recipe, [36]))
+    rates = {"start": 18, "cycle": 6}
+    assert torch.equal(found["geometric"], by_hand(Geometric(**asdict(recipe), **rates, high=0.5, low=0.1), middles))
+    assert torch.equal(found["constant"], by_hand(Geometric(**asdict(recipe), **rates, high=0.2, low=0.2), middles))
+
+
+def test_rows_of_ensembles_are_those_of_their_groups_and_of_the_configured_decay():
+    problem = baselines.problems(TINY, tiny_data()).test
+    members = torch.randn(6, 3, problem.dim, generator=torch.Generator().manual_seed(0))
+    rows = pd.DataFrame(ensembles._rows(problem, "geometric", members, 2))
+    assert list(rows.columns) == list(ensembles.ENSEMBLE_COLUMNS)
+    assert rows["members"].tolist() == [3, 6, 9] * 2
+    other = members.clone()
+    other[2] = other[2].flip(-1)
+    changed = pd.DataFrame(ensembles._rows(problem, "geometric", other, 2))
+    same = (rows == changed).all(axis=1).groupby(rows["group"]).agg(["all", "any"])
+    assert same.loc[1, "all"]
+    assert not same.loc[0, "any"]
+    # all three runs in one, by hand
+    each = [problem.logits(one[None])[0].softmax(-1) for one in members[3:].flatten(0, 1)]
+    right = (torch.stack(each).mean(0).argmax(1) == problem.y).double().mean()
+    assert rows["test_accuracy"].iloc[-1] == pytest.approx(float(right))
+    alike = pd.DataFrame(ensembles._rows(problem, "x", members[:, :1].expand(-1, 3, -1), 2))
+    assert (alike["disagreement"] == 0).all()
+    assert (rows["disagreement"] > 0).all()
+
+    def measured(decay):
+        own = {**SETTINGS["ensembles"], "weight_decay": decay}
+        return pd.DataFrame(ensembles.measure(TINY, tiny_data(), {**SETTINGS, "ensembles": own}, "cpu"))
+
+    plain, decayed = measured(0.0), measured(0.3)
+    assert len(plain) == 4 * 2 * 3
+    assert (plain["test_loss"] != decayed["test_loss"]).all()
 
 
 def test_xor_cannot_be_solved_by_one_hidden_unit_and_its_copies_compute_the_same():
@@ -660,9 +725,10 @@ def test_the_cheap_schedule_is_judged_by_ratios():
 def test_the_neighbours_rows_are_read_with_the_sign_and_the_pairs_of_their_claims():
     curve = {"regularised_ends": 2.0, "regularised_higher_end": 2.2, "loss_ends": 1.0, "penalty_ends": 1.0}
     rows = [
-        {"weight_decay": decay, "curve": kind, "pair": pair, **curve}
-        | {"regularised_saddle": 2.2 + rise, "regularised_lowest": 1.2, "loss_there": 0.5, "penalty_there": 0.7}
-        for decay in (0.0005, 0.02)
+        {"weight_decay": decay, "curve": kind, "pair": pair, "outcome": "ok", **curve}
+        | {"regularised_saddle": 2.2 + rise + more, "regularised_lowest": 1.2 + more, "lowest_inside": pair == 0}
+        | {"loss_middle": 0.5 + more, "penalty_middle": 0.7 + more}
+        for decay, more in ((0.0005, 0.0), (0.02, 0.4))
         for kind, rise in (("bezier", 0.0), ("polychain", 0.3))
         for pair in (0, 1)
     ]
@@ -678,6 +744,7 @@ def test_the_neighbours_rows_are_read_with_the_sign_and_the_pairs_of_their_claim
     accuracy |= {"snapshots": (0.61, 0.65, 0.66), "constant": (0.63, 0.66, 0.66)}
     scored = [
         {"arm": arm, "group": group, "budgets": budgets, "test_accuracy": values[budgets - 1] + 0.1 * group}
+        | {"disagreement": 0.2 if arm == "geometric" else 0.5}
         for arm, values in accuracy.items()
         for group in (0, 1)
         for budgets in (1, 2, 3)
@@ -686,8 +753,9 @@ def test_the_neighbours_rows_are_read_with_the_sign_and_the_pairs_of_their_claim
     wanted = {
         "g_bezier_max_l2": 0.0,
         "g_polychain_max_l2": 0.3,
+        "g_bezier_max_l2_strong": 0.4,
         "g_interior_l2": 0.6,
-        "g_interior_l2_lasting": 0.6,
+        "g_interior_l2_strong": 0.8,
         "g_interior_l2_loss": 0.5,
         "g_interior_l2_penalty": 0.7,
         "dropout_path": 0.1,
@@ -695,18 +763,25 @@ def test_the_neighbours_rows_are_read_with_the_sign_and_the_pairs_of_their_claim
         "dropout_path_plain": 0.9,
         "dropout_helps": 0.8,
         "dropout_below_segment": 0.3,
+        "dropout_below_segment_plain": -0.5,
         "g_fge_one": 2.0,
         "g_fge_two": 1.0,
         "g_fge_three": 0.0,
         "g_fge_shrinks": 2.0,
         "g_fge_snapshots": 1.0,
         "g_fge_cycles": -1.0,
+        "g_fge_disagreement": 0.2,
     }
     for name, value in wanted.items():
         found = measurements.MEASURES[name](tables)
         assert (found.value, found.n) == (pytest.approx(value), 2), name
     worst = measurements.MEASURES["dropout_bound"](tables)
     assert (worst.value, worst.n) == (pytest.approx(0.91 - 1.0), 6)
+    inside = measurements.MEASURES["g_interior_l2_inside"](tables)
+    assert (inside.value, inside.n) == (0.5, 8)
+    weak = tables_of(penalised=pd.DataFrame(rows[:4]))
+    assert measurements.MEASURES["g_interior_l2"](weak).value == pytest.approx(0.6)
+    assert measurements.MEASURES["g_interior_l2_strong"](weak) is None
 
 
 def test_every_measure_has_its_claim_and_every_claim_of_the_tier_its_measure():
@@ -768,7 +843,7 @@ def test_the_figures_are_drawn_from_tables_alone(tmp_path):
         for g in (0, 1)
         for b in (1, 2, 3)
     ]
-    curve = dict.fromkeys([name for pair in figures.RATIOS for name in pair[:2]], 0.5)
+    curve = dict.fromkeys([f"{term}_{place}" for term in figures.TERMS for place in ("middle", "ends")], 0.5)
     curves = pd.DataFrame([{"curve": "bezier", "weight_decay": d, **curve} for d in (0.1, 0.2) for _ in range(2)])
     profiles = {f"0.8_{path}_{k}": v for path in ("dropped", "segment") for k, v in (("arc", arc), ("loss", loss))}
     drawn = {

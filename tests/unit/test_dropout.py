@@ -161,3 +161,25 @@ def test_dropped_outputs_are_right_on_average_and_differ_between_members():
     error = found.std(0) / draws**0.5
     assert ((found.mean(0) - problem.logits(a[None])[0]).abs() <= 4 * error).all()
     assert not torch.equal(found[0], found[1])
+
+
+def test_every_hidden_layer_drops_units_of_each_example_and_member_by_itself():
+    """One unit in each of two layers: an output is more than nothing where both stay, in keep squared of the cases."""
+    x = torch.ones(40, 2, dtype=torch.float64)
+    outputs = []
+
+    def noted(logits, _):
+        outputs.append(logits)
+        return logits[..., 0]
+
+    problem = NetworkProblem(mlp((2, 1, 1, 1)).double(), x, torch.zeros(40, dtype=torch.int64), noted)
+    theta = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0], dtype=torch.float64).expand(200, -1)
+    dropout.Dropout(problem, 0.5, torch.Generator().manual_seed(0)).on(torch.arange(40))(theta)
+    stays = outputs[0][..., 0] > 0
+    torch.testing.assert_close(outputs[0][stays], torch.full((int(stays.sum()), 1), 8.0, dtype=torch.float64))
+    n = stays.numel()
+    assert abs(float(stays.double().mean()) - 0.25) < 4 * (0.25 * 0.75 / n) ** 0.5
+    # independent cases: means over members, and over examples, scatter as those of so many coins
+    for axis, coins in ((0, 200), (1, 40)):
+        spread = float(stays.double().mean(axis).var())
+        assert spread == pytest.approx(0.25 * 0.75 / coins, rel=4 * (2 / (n // coins)) ** 0.5)

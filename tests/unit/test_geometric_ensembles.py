@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lossatlas.errors import LossAtlasError
-from lossatlas.geometric_ensembles import Geometric, Released, mean_prediction, scores
+from lossatlas.geometric_ensembles import Geometric, Released, predictions, scores
 from lossatlas.problems.architectures import mlp
 from lossatlas.problems.network import NetworkProblem
 from lossatlas.training import train
@@ -62,17 +62,10 @@ def test_both_trainings_are_the_same_until_the_cycles_begin():
 
 def test_predictions_are_averaged_as_probabilities():
     problem, theta = case()
-    each = torch.stack([problem.logits(member[None])[0].softmax(-1) for member in theta])
-    torch.testing.assert_close(mean_prediction(problem, theta), each.mean(0))
-    assert scores(each, problem.y) == pytest.approx(scores([each.mean(0)], problem.y))
-    # two that disagree: 0.9 and 0.3 for the label make 0.6, which is right, at -log 0.6
-    y = torch.tensor([0])
-    accuracy, loss = scores([torch.tensor([[0.9, 0.1]]), torch.tensor([[0.3, 0.7]])], y)
+    each = predictions(problem, theta)
+    torch.testing.assert_close(each.sum(-1), torch.ones(10, 30))
+    torch.testing.assert_close(each[3].log(), problem.logits(theta[3:4])[0].log_softmax(-1))
+    # two that disagree: 0.9 and 0.3 for the label make 0.6, which is right; the mean of logits would give 0.66
+    accuracy, loss = scores(torch.tensor([[[0.9, 0.1]], [[0.3, 0.7]]]), torch.tensor([0]))
     assert (accuracy, loss) == (1.0, pytest.approx(-math.log(0.6)))
-
-
-def test_an_ensemble_loses_no_more_than_its_members_do_on_average():
-    """Jensen's inequality for -log."""
-    problem, theta = case()
-    each = [mean_prediction(problem, member[None]) for member in theta]
-    assert scores(each, problem.y)[1] <= sum(scores([one], problem.y)[1] for one in each) / len(each)
+    assert scores(torch.tensor([[[0.3, 0.7]]]), torch.tensor([0])) == (0.0, pytest.approx(-math.log(0.3)))

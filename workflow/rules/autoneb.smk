@@ -24,10 +24,6 @@ AUTONEB_FAMILIES = autoneb_plan.families(config["autoneb"])
 AUTONEB_TREE = autoneb_plan.ensemble(config["autoneb"]["tree"]["network"])
 AUTONEB_STABLE = autoneb_plan.ensemble(config["autoneb"]["stability"]["network"])
 AUTONEB_CONTROLLED = autoneb_plan.ensemble(config["autoneb"]["controls"]["network"])
-AUTONEB_NEIGHBOURS = {
-    part: autoneb_plan.ensemble(config["autoneb"][part]["network"])
-    for part in autoneb_plan.NEIGHBOURS
-}
 AUTONEB_FOLDER = f"results/{tier}/autoneb"
 AUTONEB_ARMS = {
     family: {
@@ -38,15 +34,26 @@ AUTONEB_ARMS = {
     }
     for family, ensemble in AUTONEB_FAMILIES.items()
 }
+# The parts that train a network of their own: which one, and their settings beside those of its bands.
+AUTONEB_NEIGHBOURS = {
+    part: {
+        "baseline": AUTONEB[ensemble],
+        "settings": AUTONEB_BANDS[ensemble]
+        | {key: config["autoneb"][key] for key in (part, "comparison")},
+    }
+    for part, ensemble in autoneb_plan.neighbours(config["autoneb"]).items()
+}
+AUTONEB_NEIGHBOURS_CODE = code(
+    "lossatlas.studies.autoneb.penalised",
+    "lossatlas.studies.autoneb.dropped",
+    "lossatlas.studies.autoneb.ensembles",
+)
 AUTONEB_CODE = code(
     "lossatlas.studies.autoneb.levels",
     "lossatlas.studies.autoneb.exploration",
     "lossatlas.studies.autoneb.comparison",
     "lossatlas.studies.autoneb.controls",
     "lossatlas.studies.autoneb.stability",
-    "lossatlas.studies.autoneb.penalised",
-    "lossatlas.studies.autoneb.dropped",
-    "lossatlas.studies.autoneb.ensembles",
 )
 AUTONEB_TABLES = {
     "levels": expand(
@@ -82,6 +89,7 @@ wildcard_constraints:
     round=r"\d+",
     part=r"\d+",
     family=r"[a-z]+",
+    neighbour="penalised|ensembles",
 
 
 rule autoneb_surfaces:
@@ -122,29 +130,40 @@ rule autoneb_controls:
         "../scripts/autoneb_controls.py"
 
 
-rule autoneb_neighbours:
+rule autoneb_dropped:
     output:
-        **{part: AUTONEB_TABLES[part] for part in AUTONEB_NEIGHBOURS},
+        table=AUTONEB_TABLES["dropped"],
         profiles=f"{AUTONEB_FOLDER}/dropped.npz",
     log:
-        f"logs/{tier}/autoneb_neighbours.log",
+        f"logs/{tier}/autoneb_dropped.log",
     threads: 1
     resources:
         gpu=1,
     params:
-        baselines={
-            part: AUTONEB[ensemble] for part, ensemble in AUTONEB_NEIGHBOURS.items()
-        },
-        settings={
-            part: AUTONEB_BANDS[ensemble]
-            | {key: config["autoneb"][key] for key in (part, "comparison")}
-            for part, ensemble in AUTONEB_NEIGHBOURS.items()
-        },
-        code=AUTONEB_CODE,
+        **AUTONEB_NEIGHBOURS["dropped"],
+        code=AUTONEB_NEIGHBOURS_CODE,
     message:
-        "curves with a penalty, paths through dropped networks, geometric ensembles"
+        "paths through networks without half of their units"
     script:
-        "../scripts/autoneb_neighbours.py"
+        "../scripts/autoneb_dropped.py"
+
+
+rule autoneb_neighbour:
+    output:
+        f"{AUTONEB_FOLDER}/{{neighbour}}.csv",
+    log:
+        f"logs/{tier}/autoneb_{{neighbour}}.log",
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        baseline=lookup(dpath="{neighbour}/baseline", within=AUTONEB_NEIGHBOURS),
+        settings=lookup(dpath="{neighbour}/settings", within=AUTONEB_NEIGHBOURS),
+        code=AUTONEB_NEIGHBOURS_CODE,
+    message:
+        "train networks anew: {wildcards.neighbour}"
+    script:
+        "../scripts/autoneb_neighbour.py"
 
 
 rule autoneb_levels:
@@ -257,6 +276,7 @@ rule autoneb_measurements:
     params:
         settings=config["autoneb"],
         tables_code=AUTONEB_CODE,
+        neighbours_code=AUTONEB_NEIGHBOURS_CODE,
         code=code(
             "lossatlas.studies.autoneb.measurements",
             "lossatlas.claims",

@@ -11,10 +11,9 @@ with job.start(snakemake):
         name: [artifacts.load_table(path, code=params.tables_code) for path in files[name]]
         for name in ("levels", "tree", "arms", "cycles")
     }
-    made_once = {
-        name: tables.frame(artifacts.load_table(files[name], code=params.tables_code))
-        for name in ("controls", "stability", "penalised", "dropped", "ensembles")
-    }
+    code_of = dict.fromkeys(("controls", "stability"), params.tables_code)
+    code_of |= dict.fromkeys(("penalised", "dropped", "ensembles"), params.neighbours_code)
+    made_once = {name: tables.frame(artifacts.load_table(files[name], code=code)) for name, code in code_of.items()}
     everything = measurements.Tables(
         levels=tables.joined(tables_of["levels"]),
         tree=tables.joined(tables_of["tree"]),

@@ -317,8 +317,7 @@ def _schedules(axes: Axes, cycle_rows: pd.DataFrame) -> None:
 # --- what the neighbours of the source claim --------------------------------------------------------------------------
 
 KEEP_COLOURS = {1.0: style.GREY, 0.8: style.BLUE, 0.5: style.GREEN}
-RATIOS = (("regularised_lowest", "regularised_ends", "loss + penalty"), ("loss_there", "loss_ends", "loss"))
-RATIOS += (("penalty_there", "penalty_ends", "penalty"),)
+TERMS = {"regularised": "loss + penalty", "loss": "loss", "penalty": "penalty"}
 ENSEMBLES = (
     ("geometric", "cycles of the rate", style.BLUE, "o"),
     ("constant", "constant rate", style.ORANGE, "s"),
@@ -339,13 +338,13 @@ def neighbours(profiles: Arrays, penalised: pd.DataFrame, ensembles: pd.DataFram
 
 
 def _dropped(axes: Axes, profiles: Arrays) -> None:
-    for name in [name.removesuffix("_dropped_arc") for name in profiles if name.endswith("_dropped_arc")]:
-        keep = float(name)
-        colour = KEEP_COLOURS.get(keep, style.PURPLE)
+    for share in [name.removesuffix("_dropped_arc") for name in profiles if name.endswith("_dropped_arc")]:
+        keep = float(share)
         label = "no dropout" if keep == 1 else f"dropout, {keep:g} stay"
         for path, dash in (("dropped", "-"), ("segment", "--")):
-            x, y = profiles[f"{name}_{path}_arc"], profiles[f"{name}_{path}_loss"]
-            axes.plot(x, y, dash, color=colour, linewidth=1, label=label if path == "dropped" else None)
+            x, y = profiles[f"{share}_{path}_arc"], profiles[f"{share}_{path}_loss"]
+            colour, text = KEEP_COLOURS.get(keep, style.PURPLE), label if path == "dropped" else None
+            axes.plot(x, y, dash, color=colour, linewidth=1, label=text)
     axes.set(yscale="log", xlim=(0, 1), xlabel="position on the path  s", ylabel="training loss")
     axes.set_ylim(None, axes.get_ylim()[1] * 30)
     axes.plot([], [], "--", color="0.35", linewidth=1, label="their straight segments")
@@ -359,14 +358,14 @@ def _penalised(axes: Axes, penalised: pd.DataFrame) -> None:
     axes.axvspan(0.5, 0.7, color=style.GREY, alpha=0.15, linewidth=0)
     for i, decay in enumerate(decays):
         own, colour = rows[rows["weight_decay"] == decay], (style.BLUE, style.ORANGE)[i % 2]
-        for place, (there, ends, _) in enumerate(RATIOS):
-            values, y = own[there] / own[ends], place + 0.25 * (i - (len(decays) - 1) / 2)
+        for place, term in enumerate(TERMS):
+            values, y = own[f"{term}_middle"] / own[f"{term}_ends"], place + 0.25 * (i - (len(decays) - 1) / 2)
             axes.scatter(values, np.full(len(values), y), s=8, color=colour, alpha=0.5, linewidth=0)
             _mean_with_limits(axes, values, y, colour)
         axes.plot([], [], color=colour, label=f"decay {decay:g}")
     axes.axvline(1, **style.THRESHOLD)
-    axes.set_yticks(range(len(RATIOS)), [label for *_, label in RATIOS])
-    axes.set(ylim=(len(RATIOS) - 0.5, -1.4), xlabel="inside the curve / ends")
+    axes.set_yticks(range(len(TERMS)), TERMS.values())
+    axes.set(ylim=(len(TERMS) - 0.5, -1.4), xlabel="half-way / ends")
     style.tag(axes, "published", (0.6, 0.03), "0.35", xycoords=("data", "axes fraction"), ha="center")
     axes.set_title("b  curves with a penalty")
     axes.legend(frameon=False, loc="upper left", handlelength=1)

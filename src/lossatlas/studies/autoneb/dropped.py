@@ -44,9 +44,10 @@ def measure(
     rows, arrays = [], {}
     for done, keep in enumerate(own["keep"]):
         noisy = dropout.Dropout(problems.train, keep, paths.generator("dropped", "training", keep))
-        minima = train(noisy, starts, recipe, baseline.learning_rates[0], orders=seeds).final
+        training = train(noisy, starts, recipe, baseline.learning_rates[0], orders=seeds)
+        paths.must_converge(training, "autoneb.dropped")
         for number, pair in enumerate(pairs):
-            a, b = minima[list(pair)]
+            a, b = training.final[list(pair)]
             generator = paths.generator("dropped", "halves", keep, number)
             half, bound = dropout.best_half(problems.train, a, b, own["candidates"], generator)
             pivots = {"dropped": dropout.path(problems.train, a, b, half), "segment": torch.stack([a, b])}

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from lossatlas import barriers, mode_curves
 from lossatlas.elastic_band import Connection, Cycle, Schedule, points
+from lossatlas.errors import LossAtlasError
 from lossatlas.seeds import seed
 from lossatlas.studies.baselines import Problems
+from lossatlas.training import Training
 
 CURVE_POINTS = 61  # equidistant t of the released curve code, both ends and the middle included
 GAP_POINTS = 10  # intervals of each gap between pivots, as in the released AutoNEB code
@@ -34,6 +36,16 @@ BAND_COLUMNS = {
 def generator(*axes: str | int | float) -> torch.Generator:
     """A generator named by what it is for."""
     return torch.Generator().manual_seed(seed("autoneb", *axes))
+
+
+def must_converge(training: Training, part: str) -> None:
+    """Raises `LossAtlasError` if a member of a training that a part of the study needs has diverged."""
+    diverged = int((training.diverged_at >= 0).sum())
+    if diverged:
+        raise LossAtlasError(
+            f"{part}: {diverged} of {len(training.final)} networks diverged in their training; "
+            "lower the learning_rate of its network"
+        )
 
 
 def schedule(settings: Mapping[str, Any], rate: float | None = None) -> Schedule:

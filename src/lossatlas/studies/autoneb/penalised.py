@@ -1,7 +1,7 @@
-"""Curves between networks that were trained with an L2 penalty: how much of their low loss is the shorter vector?
+"""Curves between networks that were trained with an L2 penalty: does the loss fall along them, or the penalty?
 
 The released curve code (Garipov et al. 2018) reports the training loss with its penalty, which falls inside a curve.
-Here the two terms are told apart, at the same points.
+Here the two terms are told apart, at the middle of the curve.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,13 @@ PENALISED_COLUMNS = {
     "regularised_ends": "training loss and penalty, mean of the ends",
     "regularised_higher_end": "training loss and penalty at the higher end",
     "regularised_saddle": "greatest training loss and penalty on the curve",
-    "regularised_lowest": "least training loss and penalty on the curve",
+    "regularised_lowest": "least training loss and penalty on the curve, ends included, as the README gives it",
+    "lowest_inside": "whether that is inside the curve",
+    "regularised_middle": "training loss and penalty half-way, t = 1/2",
     "loss_ends": "training loss, mean of the ends",
-    "loss_there": "training loss where the sum with the penalty is least",
+    "loss_middle": "training loss half-way",
     "penalty_ends": "penalty, mean of the ends",
-    "penalty_there": "penalty where the sum is least",
+    "penalty_middle": "penalty half-way",
 }
 
 
@@ -42,7 +44,7 @@ def measure(
     device: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows, one for each weight decay, kind of curve and pair; curves cost what the bands of `comparison` may."""
+    """Rows, one for each weight decay, kind of curve and pair; curves cost what the network's bands may."""
     own, rates = settings["penalised"], settings["comparison"]["curve_rates"]
     problems = baselines.problems(baseline, data_set, device)
     pairs = plan.disjoint_pairs(own["pairs"])
@@ -50,11 +52,12 @@ def measure(
     seeds = tuple(range(2 * (own["pairs"] + own["tuning_pairs"])))
     rows = []
     for decay in own["weight_decays"]:
-        minima = baselines.run(replace(baseline, weight_decay=decay, seeds=seeds), data_set, device).final
+        training = baselines.run(replace(baseline, weight_decay=decay, seeds=seeds), data_set, device)
+        paths.must_converge(training, "autoneb.penalised")
         for kind in mode_curves.CURVES:
             recipe = paths.curve_recipe(kind, settings, problems.train.rows, decay)
-            rate = _best_rate(problems, recipe, minima[torch.tensor(tuning)], rates)
-            found = _trained(problems, recipe, minima[torch.tensor(pairs)], rate)
+            rate = _best_rate(problems, recipe, training.final[torch.tensor(tuning)], rates)
+            found = _trained(problems, recipe, training.final[torch.tensor(pairs)], rate)
             for number, (control, diverged) in enumerate(zip(found.control, found.diverged_at.tolist(), strict=True)):
                 about = {"weight_decay": decay, "curve": kind, "pair": number, "learning_rate": rate}
                 about["outcome"] = "ok" if diverged < 0 else "diverged"
@@ -86,16 +89,17 @@ def _row(problems: Problems, recipe: mode_curves.Recipe, control: Tensor) -> dic
     theta = mode_curves.points(recipe.kind, control, profile.positions.to(control.device))
     penalty = mode_curves.penalty(theta.double(), recipe.weight_decay).cpu()
     total = loss + penalty
-    lowest = int(total.argmin())
-    ends = [0, -1]
+    lowest, middle, ends = int(total.argmin()), int((profile.positions - 0.5).abs().argmin()), [0, -1]
     return {
         "regularised_ends": float(total[ends].mean()),
         "regularised_higher_end": float(total[ends].max()),
         "regularised_saddle": float(total.max()),
         "regularised_lowest": float(total.min()),
+        "lowest_inside": 0 < lowest < len(total) - 1,
+        "regularised_middle": float(total[middle]),
         "loss_ends": float(loss[ends].mean()),
-        "loss_there": float(loss[lowest]),
+        "loss_middle": float(loss[middle]),
         "penalty_ends": float(penalty[ends].mean()),
-        "penalty_there": float(penalty[lowest]),
+        "penalty_middle": float(penalty[middle]),
         **barriers.summary(profile),
     }

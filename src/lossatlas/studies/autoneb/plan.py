@@ -115,6 +115,11 @@ def families(autoneb: Mapping[str, Any]) -> dict[str, str]:
     return found | ({"norm": ensemble(comparison["norm_network"])} if comparison["norm_network"] else {})
 
 
+def neighbours(autoneb: Mapping[str, Any]) -> dict[str, str]:
+    """{part of the study that trains a network anew: the ensemble of that network}."""
+    return {part: ensemble(autoneb[part]["network"]) for part in NEIGHBOURS}
+
+
 def disjoint_pairs(count: int, first: int = 0) -> list[tuple[int, int]]:
     """`count` pairs of minima that share none: (first, first + 1), (first + 2, first + 3), ..."""
     return [(first + 2 * i, first + 2 * i + 1) for i in range(count)]

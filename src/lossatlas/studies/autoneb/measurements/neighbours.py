@@ -7,20 +7,29 @@ import pandas as pd
 from lossatlas import statistics
 from lossatlas.studies.autoneb.measurements.tables import Found, Measure, Tables, student
 
-PUBLISHED_DECAY = 0.0005  # of VGG-16 and WRN-28-10
-LASTING_DECAY = 0.02  # at the default tier's rate and steps it acts as much as the former in the published training
 DROPOUT = 0.8  # the share of units that stays in the training of the released code
 
 
-def _curve(kind: str, column: str, over: str = "", less: str = "", decay: float = PUBLISHED_DECAY) -> Measure:
-    """A column of the curves with a penalty, divided by another, or less another."""
+def _curve(kind: str, column: str, over: str = "", less: str = "", strong: bool = False) -> Measure:
+    """A column of the curves with a penalty, divided by another, or less another.
+
+    Of the smallest weight decay, or of the largest where there are several.
+    """
 
     def value(tables: Tables) -> Found:
-        rows = tables.penalised[(tables.penalised["curve"] == kind) & (tables.penalised["weight_decay"] == decay)]
-        rows = rows.set_index("pair")
+        decays = sorted(set(tables.penalised["weight_decay"]))
+        if strong and len(decays) < 2:
+            return None
+        rows = tables.penalised[tables.penalised["weight_decay"] == decays[-1 if strong else 0]]
+        rows = rows[(rows["curve"] == kind) & (rows["outcome"] == "ok")].set_index("pair")
         return student(rows[column] / rows[over] if over else rows[column] - rows[less])
 
     return value
+
+
+def interior_inside(tables: Tables) -> Found:
+    """Of all curves, whatever their kind and decay."""
+    return statistics.exact(float(tables.penalised["lowest_inside"].mean()), len(tables.penalised))
 
 
 def _dropped(tables: Tables, keep: float, path: str = "dropped") -> pd.DataFrame:
@@ -34,9 +43,9 @@ def _path(keep: float, path: str = "dropped") -> Measure:
 
 
 def dropout_bound(tables: Tables) -> Found:
-    """Worst case over all pairs of what the path exceeds its bound by."""
+    """Worst case over all pairs of what the path exceeds its bound by, as a share of it."""
     rows = tables.dropped[tables.dropped["path"] == "dropped"]
-    return statistics.exact((rows["train_loss_saddle"] - rows["bound"]).max(), len(rows))
+    return statistics.exact((rows["train_loss_saddle"] / rows["bound"]).max(skipna=False) - 1, len(rows))
 
 
 def dropout_helps(tables: Tables) -> Found:
@@ -44,9 +53,12 @@ def dropout_helps(tables: Tables) -> Found:
     return student((plain - trained).dropna())
 
 
-def dropout_below_segment(tables: Tables) -> Found:
-    segment, path = (_dropped(tables, DROPOUT, path)["train_loss_saddle"] for path in ("segment", "dropped"))
-    return student((segment - path).dropna())
+def _below_segment(keep: float) -> Measure:
+    def value(tables: Tables) -> Found:
+        segment, path = (_dropped(tables, keep, path)["train_loss_saddle"] for path in ("segment", "dropped"))
+        return student((segment - path).dropna())
+
+    return value
 
 
 def _accuracies(tables: Tables, arm: str, budgets: int) -> pd.Series:
@@ -66,26 +78,32 @@ def fge_shrinks(tables: Tables) -> Found:
     return student(first - last)
 
 
+def fge_disagreement(tables: Tables) -> Found:
+    rows = tables.ensembles[(tables.ensembles["arm"] == "geometric") & (tables.ensembles["budgets"] == 1)]
+    return student(rows["disagreement"])
+
+
 MEASURES: Mapping[str, Measure] = {
     "g_bezier_max_l2": _curve("bezier", "regularised_saddle", less="regularised_higher_end"),
+    "g_bezier_max_l2_strong": _curve("bezier", "regularised_saddle", less="regularised_higher_end", strong=True),
     "g_polychain_max_l2": _curve("polychain", "regularised_saddle", less="regularised_higher_end"),
     "g_interior_l2": _curve("bezier", "regularised_lowest", over="regularised_ends"),
-    "g_interior_l2_loss": _curve("bezier", "loss_there", over="loss_ends"),
-    "g_interior_l2_penalty": _curve("bezier", "penalty_there", over="penalty_ends"),
-    "g_bezier_max_l2_lasting": _curve(
-        "bezier", "regularised_saddle", less="regularised_higher_end", decay=LASTING_DECAY
-    ),
-    "g_interior_l2_lasting": _curve("bezier", "regularised_lowest", over="regularised_ends", decay=LASTING_DECAY),
+    "g_interior_l2_strong": _curve("bezier", "regularised_lowest", over="regularised_ends", strong=True),
+    "g_interior_l2_inside": interior_inside,
+    "g_interior_l2_loss": _curve("bezier", "loss_middle", over="loss_ends"),
+    "g_interior_l2_penalty": _curve("bezier", "penalty_middle", over="penalty_ends"),
     "dropout_path": _path(DROPOUT),
     "dropout_path_half": _path(0.5),
     "dropout_path_plain": _path(1.0),
     "dropout_bound": dropout_bound,
     "dropout_helps": dropout_helps,
-    "dropout_below_segment": dropout_below_segment,
+    "dropout_below_segment": _below_segment(DROPOUT),
+    "dropout_below_segment_plain": _below_segment(1.0),
     "g_fge_one": _gain(1),
     "g_fge_two": _gain(2),
     "g_fge_three": _gain(3),
     "g_fge_shrinks": fge_shrinks,
     "g_fge_snapshots": _gain(1, other="snapshots"),
     "g_fge_cycles": _gain(1, other="constant"),
+    "g_fge_disagreement": fge_disagreement,
 }
