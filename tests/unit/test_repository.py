@@ -4,7 +4,9 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+from docutils.core import publish_doctree
 
 from lossatlas import acceptance, claims
 from lossatlas.config import load_schema, reference_page
@@ -68,3 +70,9 @@ def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"]
     assert len(citation["references"]) == 6
+
+
+@pytest.mark.parametrize("caption", sorted((ROOT / "workflow/report").glob("*.rst")), ids=lambda path: path.stem)
+def test_captions_are_the_markup_that_the_report_reads(caption):
+    # a bar around a symbol, say, is a substitution there; docutils raises for what the report would print as an error
+    publish_doctree(caption.read_text(), settings_overrides={"halt_level": 2, "report_level": 5})
