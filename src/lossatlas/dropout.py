@@ -16,9 +16,8 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.problems.network import NetworkProblem
 from lossatlas.symmetry import hidden_layers, joined
 
-KEPT = 0.5  # share of the units of each layer that stay; the others make room for the second network
 CANDIDATES = 50  # halves whose dropped networks are evaluated at a time
-RESCALED = 1 / KEPT  # what the outgoing weights of the units that stay are multiplied by
+RESCALED = 2  # what the outgoing weights of the half that stays are multiplied by
 
 Half = Sequence[Tensor]  # for each hidden layer which of its units stay: (units,) bool
 Parameters = dict[str, Tensor]
