@@ -38,8 +38,8 @@ def _dropped(tables: Tables, keep: float, path: str = "dropped") -> pd.DataFrame
     return rows.set_index("pair")
 
 
-def _path(keep: float, path: str = "dropped") -> Measure:
-    return lambda tables: student(_dropped(tables, keep, path)["train_loss_over_ends"])
+def _path(keep: float) -> Measure:
+    return lambda tables: student(_dropped(tables, keep)["train_loss_over_ends"])
 
 
 def dropout_bound(tables: Tables) -> Found:
@@ -61,21 +61,19 @@ def _below_segment(keep: float) -> Measure:
     return value
 
 
-def _accuracies(tables: Tables, arm: str, budgets: int) -> pd.Series:
-    rows = tables.ensembles[(tables.ensembles["arm"] == arm) & (tables.ensembles["budgets"] == budgets)]
-    return 100 * rows.set_index("group")["test_accuracy"]
+def _lead(tables: Tables, budgets: int, over: str = "independent") -> pd.Series:
+    """Percentage points by group that the cycles' ensembles are ahead of another arm for the same budgets."""
+    rows = tables.ensembles[tables.ensembles["budgets"] == budgets]
+    accuracy = 100 * rows.pivot(index="group", columns="arm", values="test_accuracy")
+    return accuracy["geometric"] - accuracy[over]
 
 
-def _gain(budgets: int, arm: str = "geometric", other: str = "independent") -> Measure:
-    """Percentage points that an arm is ahead of another for the same number of budgets."""
-    return lambda tables: student(_accuracies(tables, arm, budgets) - _accuracies(tables, other, budgets))
+def _leads(budgets: int, over: str = "independent") -> Measure:
+    return lambda tables: student(_lead(tables, budgets, over))
 
 
 def fge_shrinks(tables: Tables) -> Found:
-    first, last = (
-        _accuracies(tables, "geometric", budgets) - _accuracies(tables, "independent", budgets) for budgets in (1, 3)
-    )
-    return student(first - last)
+    return student(_lead(tables, 1) - _lead(tables, 3))
 
 
 def fge_disagreement(tables: Tables) -> Found:
@@ -99,11 +97,11 @@ MEASURES: Mapping[str, Measure] = {
     "dropout_helps": dropout_helps,
     "dropout_below_segment": _below_segment(DROPOUT),
     "dropout_below_segment_plain": _below_segment(1.0),
-    "g_fge_one": _gain(1),
-    "g_fge_two": _gain(2),
-    "g_fge_three": _gain(3),
+    "g_fge_one": _leads(1),
+    "g_fge_two": _leads(2),
+    "g_fge_three": _leads(3),
     "g_fge_shrinks": fge_shrinks,
-    "g_fge_snapshots": _gain(1, other="snapshots"),
-    "g_fge_cycles": _gain(1, other="constant"),
+    "g_fge_snapshots": _leads(1, over="snapshots"),
+    "g_fge_cycles": _leads(1, over="constant"),
     "g_fge_disagreement": fge_disagreement,
 }
